@@ -1,0 +1,43 @@
+# Every target works on a bare machine with Python 3.11 or newer: .venv is made, and remade when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help install train test test-all check format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY)  ## create .venv with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -c 'import torch, torchvision'
+	touch $(READY)
+
+train: $(READY)  ## train with the defaults: digits, a multilayer perceptron, Adam (ARGS="model=cnn" adds overrides)
+	$(BIN)/python train.py $(ARGS)
+
+test: $(READY)  ## the tests, under five minutes on two cores (ARGS="-k csv" adds options)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(READY)  ## the tests, the slow ones too
+	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+check: $(READY)  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## the benchmarks, one after another; they print ratios
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove the environment and caches; outputs/ and data/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info

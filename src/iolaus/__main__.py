@@ -1,0 +1,5 @@
+"""`python -m iolaus` is the `iolaus` command."""
+
+from iolaus.cli import main
+
+main()

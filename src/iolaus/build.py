@@ -1,0 +1,161 @@
+"""From a checked configuration to live objects: data, task, trainer."""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, open_dict
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from iolaus.check import plain
+from iolaus.data.base import SPLITS, DataModule
+from iolaus.errors import UserError
+from iolaus.history import History
+from iolaus.rules import OWN_KEYS
+from iolaus.task.base import Task
+
+
+@dataclass
+class Run:
+    """The live objects of one run, and the resolved settings they were made from."""
+
+    config: dict[str, Any]
+    data: DataModule
+    task: Task
+    trainer: pl.Trainer
+    history: History
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """Path of the checkpoint with the best objective; None when none was kept."""
+        best = [
+            getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)
+        ]
+        return best[0] if best and best[0] else None
+
+
+def build(config: DictConfig) -> Run:
+    """Make everything a run needs, the data first: what only its file knows is filled in before the others read it.
+
+    Args:
+        config: checked; facts of the data that are null are set here, so that the saved settings are complete.
+
+    Raises:
+        UserError: for arguments that a class refuses, data that contradict the settings, a device that is not there.
+    """
+    quiet()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data: DataModule = make(plain(config.data), "data")
+    data.prepare_data()
+    data.setup()
+    with open_dict(config):
+        config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
+    settings = plain(config)
+    pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
+    task = build_task(settings)
+    if data.standardize:
+        task.fit_statistics(data.statistics())
+    history = History(Path(settings["output_dir"], "metrics.csv"))
+    return Run(settings, data, task, build_trainer(settings, history), history)
+
+
+def build_task(settings: dict[str, Any]) -> Task:
+    """Model, loss, metrics, optimizer and schedule, joined by the task."""
+    metrics = {
+        split: {
+            name: make(node, f"metrics.{name}")
+            for name, node in settings.get("metrics", {}).items()
+            if split in node.get("_splits_", SPLITS)
+        }
+        for split in SPLITS
+    }
+    scheduler = None
+    if node := settings.get("scheduler"):
+        interval = {
+            "interval": node.get("_interval_", "epoch"),
+            "monitor": settings["objective"]["monitor"],
+            "name": "lr",
+        }
+        scheduler = (lambda optimizer: make(node, "scheduler", optimizer=optimizer)), interval
+
+    def optimizer(parameters: Iterable[Any]) -> Any:
+        return make(settings["optim"], "optim", params=parameters)
+
+    return make(
+        settings["task"],
+        "task",
+        model=make(settings["model"], "model"),
+        loss=make(settings["loss"], "loss"),
+        metrics=metrics,
+        optimizer=optimizer,
+        scheduler=scheduler,
+    )
+
+
+def build_trainer(settings: dict[str, Any], history: History) -> pl.Trainer:
+    """Lightning's Trainer with callbacks and loggers; bars, checkpoints and loggers are there when they are chosen."""
+    callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items()]
+    loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items()]
+    return make(
+        settings["trainer"],
+        "trainer",
+        callbacks=callbacks,
+        logger=[*loggers, history],
+        default_root_dir=settings["output_dir"],
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+        enable_model_summary=False,
+    )
+
+
+def make(node: Any, path: str, **given: Any) -> Any:
+    """Build what a checked node describes; a node without `_target_` stays as it is.
+
+    Args:
+        node: plain containers.
+        path: the node's key, for messages.
+        given: arguments that settings cannot hold.
+
+    Raises:
+        UserError: when the class refuses its arguments.
+    """
+    if isinstance(node, list):
+        return [make(item, f"{path}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    arguments = {k: make(v, f"{path}.{k}") for k, v in node.items() if "_target_" not in node or k not in OWN_KEYS}
+    if "_target_" not in node:
+        return arguments
+    module, _, name = node["_target_"].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    try:
+        return cls(**arguments, **given)
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        if (path == "trainer" and "backend" in str(error)) or "No CUDA" in str(error):
+            raise UserError(
+                f"trainer.accelerator: no {arguments['accelerator']} is seen on this machine; try trainer=cpu"
+            ) from None
+        raise UserError(f"{path}: {name}: {' '.join(str(error).split())}") from error
+
+
+def quiet() -> None:
+    """Silence Lightning's advertisements and hints that do not apply to how loaders and checkpoints work here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*number of training batches.*smaller than the logging interval.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
+        r".*defined a `validation_step` but have no `val_dataloader`.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*The `srun` command is available.*",
+    ):
+        warnings.filterwarnings("ignore", message)

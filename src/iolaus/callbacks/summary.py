@@ -1,0 +1,81 @@
+"""A table of layers, output shapes, parameters and sizes, before training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+MB = 2**20
+
+
+class Summary(pl.Callback):
+    """Writes model.txt: one row a layer in the order of use, then totals.
+
+    Args:
+        output_dir: the run's folder.
+        input_shape: shape of one input.
+    """
+
+    def __init__(self, output_dir: str, input_shape: Sequence[int]):
+        self.output_dir = output_dir
+        self.input_shape = list(input_shape)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            sample = torch.zeros(1, *self.input_shape, device=pl_module.device)
+            text = summarize(pl_module.model, sample)  # type: ignore[arg-type]
+            Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
+
+
+@torch.no_grad()
+def summarize(model: nn.Module, sample: torch.Tensor) -> str:
+    """The table as text. Sizes count float32 values; forward/backward counts each layer's output twice.
+
+    The model is left as it was: run in evaluation mode with the random state kept.
+
+    Args:
+        model: any module.
+        sample: an input with a batch of one.
+    """
+    rows: list[tuple[str, str, int, int]] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else []
+        count = sum(p.numel() for p in module.parameters())
+        label = f"{names[module]} ({type(module).__name__})" if names[module] else type(module).__name__
+        rows.append((label, str(["B", *shape[1:]]).replace("'", ""), count, tensor.numel() if shape else 0))
+
+    leaves = [m for m in model.modules() if not any(m.children())]
+    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.random.fork_rng():
+            model.eval()
+            model(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    width = max([len(r[0]) for r in rows] + [len("layer")])
+    shape_width = max([len(r[1]) for r in rows] + [len("output shape")])
+    lines = [
+        f"{'layer':<{width}}  {'output shape':<{shape_width}}  {'parameters':>12}",
+        "-" * (width + shape_width + 16),
+    ]
+    lines += [f"{label:<{width}}  {shape:<{shape_width}}  {count:>12,}" for label, shape, count, _ in rows]
+    lines += [
+        lines[1],
+        f"parameters: {total:,} ({trainable:,} trainable)",
+        f"input size: {sample.numel() * 4 / MB:.2f} MB",
+        f"forward/backward pass size: {2 * 4 * sum(r[3] for r in rows) / MB:.2f} MB",
+        f"parameters size: {total * 4 / MB:.2f} MB",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,253 @@
+"""From the command line to composed, checked configurations; what is wrong is told at once, in one message."""
+
+import argparse
+import contextlib
+import inspect
+import itertools
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from iolaus.check import check
+from iolaus.data.sniff import sniff_target_kind
+from iolaus.errors import ConfigError, UserError, did_you_mean
+from iolaus.rules import GROUPS
+from iolaus.signature import Definition, find, signature
+
+TASKS = {"class": "classification", "real": "regression"}
+MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
+
+
+def slug(text: object) -> str:
+    """A name that is safe in a path and readable: other characters become `-`; at most 80 characters."""
+    return re.sub(r"[^\w.+-]+", "-", str(text)).strip("-")[:80]
+
+
+OmegaConf.register_new_resolver("slug", slug, replace=True)
+
+
+def launch(main: Callable[[DictConfig], Any]) -> None:
+    """Run `main` on the composed settings, once or as a sweep: `hydra.main` with every job checked first.
+
+    The user's mistakes are told in one message. Exit codes: 0 done; 1 refused or failed; 130 interrupted. `-v` or
+    HYDRA_FULL_ERROR=1 shows tracebacks.
+
+    Args:
+        main: takes the settings and returns the objective; the options stand in the folder `conf` beside its file.
+    """
+    verbose = "-v" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    sys.argv = _friendly(sys.argv)
+    sys.path.append(os.getcwd())  # the user's own packages
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are told here
+    conf = Path(inspect.getfile(main)).resolve().parent / "conf"
+
+    def job(config: DictConfig) -> Any:
+        try:
+            return main(config)
+        except (UserError, OSError) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra goes on with the other jobs
+            _tell(error, verbose)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    try:
+        arguments = get_args_parser().parse_args()
+        if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
+            sys.argv += settle(arguments, conf)
+        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        _tell(error, verbose)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _tell(error: Exception, verbose: bool) -> None:
+    """One message on the terminal and in the run's log; the traceback on request."""
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    log = logging.getLogger("iolaus")
+    if verbose:
+        traceback.print_exception(error)
+    if logging.getLogger().handlers:
+        log.error("%s", text)
+    else:
+        print(text, file=sys.stderr)
+
+
+def _friendly(argv: list[str]) -> list[str]:
+    """`-v` is ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
+    words = [a for a in argv if a != "-v"]
+    return [f"hydra.run.dir={a.removeprefix('output_dir=')}" if a.startswith("output_dir=") else a for a in words]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for: the command's overrides, and the option chosen for each group."""
+
+    overrides: list[str]
+    choices: dict[str, Any]
+
+
+def check_job(config: DictConfig) -> Job:
+    """Check a job's configuration once it runs: a sweeper may have chosen its values."""
+    settings = HydraConfig.get()
+    choices = _choices(settings)
+    check(config, choices, _folders(settings))
+    return Job(list(settings.overrides.task), {g: c for g, c in choices.items() if g in GROUPS and c is not None})
+
+
+def _choices(settings: Any) -> dict[str, Any]:
+    """Group to chosen option; a group that another config picked is named `task@_global_.task` by Hydra."""
+    return {str(group).split("@")[0]: choice for group, choice in settings.runtime.choices.items()}
+
+
+def _folders(settings: Any) -> list[Path]:
+    return [Path(source.path) for source in settings.runtime.config_sources if source.schema == "file"]
+
+
+def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
+    """Compose and check every job of a command.
+
+    Returns:
+        overrides to add: the task, where only the data file tells it.
+
+    Raises:
+        ConfigError: with the problems of all jobs.
+    """
+    name = arguments.config_name or "config"
+    folder = str(Path(arguments.config_path).resolve()) if arguments.config_path else str(conf)
+    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
+    with initialize_config_dir(folder, version_base="1.3"):
+        tasks, problems = set(), []
+        for overrides in _jobs(arguments):
+            try:
+                tasks.add(_settle_job(name, [*extra, *overrides]))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+    if len(tasks) > 1:
+        raise UserError(
+            f"task: the jobs of this sweep need different tasks; say task={' or task='.join(TASKS.values())}"
+        )
+    task = tasks.pop() if tasks else None
+    return [f"task={task}"] if task else []
+
+
+def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
+    """The overrides of each job; for a sweep by another sweeper than Hydra's own only those that do not vary."""
+    if not arguments.multirun:
+        return [arguments.overrides]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        parsed = parser.parse_overrides(arguments.overrides)
+    except OverrideParseException as error:
+        raise ConfigError([_explain(error, error.override, [], "")]) from None
+    if any(o.key_or_group in ("sweep", "hydra/sweeper") for o in parsed):
+        return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
+    jobs = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    if len(jobs) <= MOST_JOBS:
+        return jobs
+    seen: set[str] = set()
+    covering = []
+    for job in jobs:
+        if not seen.issuperset(job):
+            seen.update(job)
+            covering.append(job)
+    return covering
+
+
+def _settle_job(name: str, overrides: list[str]) -> str | None:
+    """Compose and check one job; the task to add where its data file had to tell it."""
+    config, problems = _compose(name, overrides)
+    task = None
+    if _choices(config.hydra).get("task") == "auto" and not problems:
+        path, target = (None if OmegaConf.is_missing(config.data, k) else config.data[k] for k in ("path", "target"))
+        task = TASKS[sniff_target_kind(path, target, config.data.separator)]
+        config, problems = _compose(name, [*overrides, f"task={task}"])
+    HydraConfig.instance().set_config(config)
+    choices, folders = _choices(config.hydra), _folders(config.hydra)
+    with open_dict(config):
+        config.pop("hydra")
+        config.output_dir = "outputs"  # Hydra knows it once the job starts
+    try:
+        check(config, choices, folders)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return task
+
+
+def _compose(name: str, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """Compose with all overrides; with the good ones where some are wrong, and a problem for each of the others."""
+    errors = (HydraException, OmegaConfBaseException, ValueError)
+    with contextlib.suppress(*errors):
+        return compose(name, overrides, return_hydra_config=True), []
+    accepted: list[str] = []
+    problems: list[str] = []
+    config = compose(name, [], return_hydra_config=True)
+    for override in sorted(overrides, key=lambda o: "." in o.split("=")[0]):  # groups first: values belong to them
+        try:
+            config = compose(name, [*accepted, override], return_hydra_config=True)
+            accepted.append(override)
+        except errors as error:
+            problems.append(_explain(error, override, accepted, name))
+    return config, problems
+
+
+def _explain(error: Exception, override: str, accepted: list[str], name: str) -> str:
+    """One of Hydra's refusals in the user's words."""
+    if isinstance(error, OverrideParseException):
+        return f"{override}: not understood; write KEY=VALUE, and quote a value with special characters: 'KEY=\"a,b\"'"
+    key, _, value = override.lstrip("+~").partition("=")
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        option = str(error.missing_cfg_file).rsplit("/", 1)[-1]
+        options = [o for o in error.options if o != "auto"] or error.options
+        near = did_you_mean(option, options)
+        return f"{key}={value}: there is no {key} {option!r}{near}  (there are: {', '.join(options)})"
+    loader = GlobalHydra.instance().config_loader()
+    if value == "null" and key in loader.list_groups(""):
+        return f"{override}: choose an option, or nothing with {key}=[] where a run can go without"
+    if "Could not override" not in str(error) and "Could not delete" not in str(error):
+        return f"{override}: {str(error).splitlines()[0]}"
+    node: Any = compose(name, accepted)
+    *path, last = key.split(".")
+    walked = []
+    for part in path:
+        if not OmegaConf.is_dict(node) or part not in node:
+            last = part
+            break
+        walked.append(part)
+        node = node[part]
+    names = [str(n) for n in node] if OmegaConf.is_dict(node) else []
+    if not walked:
+        return f"{override}: there is no setting or group {last!r}{did_you_mean(last, names)}"
+    target = node.get("_target_") if OmegaConf.is_dict(node) else None
+    definition = find(target) if target else None
+    known = signature(definition) if isinstance(definition, Definition) else None
+    if known is None or target is None:
+        return f"{key}: there is no setting {last!r} in {'.'.join(walked)}{did_you_mean(last, names)}"
+    if last in known.parameters:
+        return f"{key}: the option does not set it, but {target} takes it; write +{override}"
+    return f"{key}: {target} has no argument {last!r}{did_you_mean(last, {*names, *known.parameters} - {'_target_'})}"

@@ -1,0 +1,222 @@
+"""What every data set has in common: facts, splits, statistics and loaders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from iolaus.data.loader import make_loader
+from iolaus.data.order import mix, split
+from iolaus.errors import UserError
+
+SPLITS = ("train", "val", "test")
+EVAL_BATCH_BYTES = 32 * 2**20  # of input, where eval_batch_size is not given
+STATISTICS_ROWS = 2_048  # of a data set outside memory that mean and deviation are estimated from
+
+
+class DataModule(pl.LightningDataModule, ABC):
+    """A data set in three splits. A subclass implements `load`; the rest follows.
+
+    A split that `load` does not return is cut from the training data by the seed, of each class its share.
+
+    Args:
+        input_kind: image or table; a model says which it can take.
+        input_shape: shape of one input; None: `load` sets it.
+        target_kind: class or real.
+        num_classes: number of classes; None for real targets, or where `load` sets it.
+        class_names: a name for each class; `load` may set them.
+        num_targets: how many real numbers a target is.
+        batch_size: samples in a batch of a device.
+        eval_batch_size: the same for validation and test; None: as many as 32 MiB of input hold.
+        val_fraction: share of the data (those of official splits aside) that becomes the validation split.
+        test_fraction: the same for the test split.
+        standardize: whether inputs and real targets are standardised by the training split's mean and deviation.
+        num_workers: processes that read data sets outside memory.
+        seed: of splits and order.
+
+    Raises:
+        UserError: for data that contradict the facts, labels out of range, numbers that are not finite.
+    """
+
+    def __init__(
+        self,
+        input_kind: str,
+        input_shape: Sequence[int] | None,
+        target_kind: str,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        num_targets: int = 1,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        standardize: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.input_kind = input_kind
+        self.input_shape = tuple(input_shape) if input_shape is not None else None
+        self.target_kind = target_kind
+        self.num_classes = num_classes
+        self.class_names = list(class_names) if class_names is not None else None
+        self.num_targets = num_targets
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.standardize = standardize
+        self.num_workers = num_workers
+        self.seed = seed
+        self.datasets: dict[str, Dataset] = {}
+        self.rows: dict[str, torch.Tensor] = {}
+
+    @abstractmethod
+    def load(self) -> dict[str, Dataset]:
+        """Read the data: at least the split `train`, and `val` and `test` where the data set has its own.
+
+        A TensorDataset (inputs, targets) stays in memory and is the fast way; any other Dataset goes through torch's
+        DataLoader, and may have `targets`, a tensor of all its labels, for stratified splits. Inputs are (N, *input_shape), of
+        any dtype; targets are (N,) int64 classes or (N, num_targets) float32.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.datasets:
+            return
+        self.datasets = self.load()
+        self.rows = {name: torch.arange(len(dataset)) for name, dataset in self.datasets.items()}  # type: ignore[arg-type]
+        total = len(self.rows["train"])
+        for number, (name, fraction) in enumerate((("test", self.test_fraction), ("val", self.val_fraction))):
+            if name not in self.rows and fraction > 0 and total:
+                self._cut(name, min(fraction * total / len(self.rows["train"]), 1.0), number)
+        self.fit_splits()
+        self._check()
+
+    def fit_splits(self) -> None:
+        """Called once the splits are known: what must be learned from the training rows alone belongs here."""
+
+    def _cut(self, name: str, fraction: float, number: int) -> None:
+        """Cut a split from the training data."""
+        labels = self._targets("train") if self.target_kind == "class" else None
+        rows = self.rows["train"]
+        stay, cut = split(None if labels is None else labels[rows], len(rows), fraction, self.seed, number)
+        self.rows["train"], self.rows[name] = rows[stay], rows[cut]
+        self.datasets[name] = self.datasets["train"]
+
+    def _targets(self, name: str) -> torch.Tensor | None:
+        """All targets of a split's data set, where they are at hand."""
+        dataset = self.datasets[name]
+        return dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
+
+    def _check(self) -> None:
+        """Refuse data that contradict the settings."""
+        for name, rows in self.rows.items():
+            if len(rows) == 0:
+                total = sum(len(r) for r in self.rows.values())
+                raise UserError(f"data: the {name} split is empty  (the data set has {total} rows in all)")
+            inputs = self.datasets[name][int(rows[0])][0]
+            if self.input_shape is not None and tuple(inputs.shape) != self.input_shape:
+                raise UserError(
+                    f"data.input_shape: says {list(self.input_shape)}, but an input of the {name} split has shape "
+                    f"{list(inputs.shape)}"
+                )
+            self._check_targets(name)
+            dataset = self.datasets[name]
+            if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
+                finite = dataset.tensors[0].isfinite().flatten(1).all(1)
+                if not finite.all():
+                    bad = int((~finite).nonzero()[0])
+                    raise UserError(f"data: row {bad} of the {name} split has an input that is NaN or infinite")
+
+    def _check_targets(self, name: str) -> None:
+        targets = self._targets(name)
+        if targets is None:
+            return
+        if self.target_kind == "real":
+            if targets.ndim != 2 or targets.shape[1] != self.num_targets:
+                raise UserError(
+                    f"data.num_targets: says {self.num_targets}, but targets have shape {list(targets.shape[1:])}"
+                )
+            if not targets.isfinite().all():
+                raise UserError(f"data: a target of the {name} split is NaN or infinite")
+        elif self.target_kind == "class":
+            assert self.num_classes is not None, "load() must set num_classes where the settings do not"
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= self.num_classes:
+                bad = low if low < 0 else high
+                row = int((targets == bad).nonzero()[0])
+                raise UserError(
+                    f"data.num_classes: label {bad} (row {row} of the {name} split) is not in 0 .. {self.num_classes - 1}; "
+                    f"num_classes is {self.num_classes}"
+                )
+
+    def facts(self) -> dict[str, Any]:
+        """What only the file knew and settings may ask for: input_shape, num_classes, class_names."""
+        shape = list(self.input_shape) if self.input_shape is not None else None
+        return {"input_shape": shape, "num_classes": self.num_classes, "class_names": self.class_names}
+
+    def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Mean and deviation over the training split, float32, of `input` and, where they are real, `target`.
+
+        Images have one of each a channel, (C, 1, 1); everything else one a feature. A constant feature has deviation 1.
+        """
+        dataset, rows = self.datasets["train"], self.rows["train"]
+        if not isinstance(dataset, TensorDataset):
+            rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_ROWS)).long()]
+            samples = [dataset[int(row)] for row in rows]
+            dataset = TensorDataset(torch.stack([s[0] for s in samples]), torch.as_tensor([s[1] for s in samples]))
+            rows = torch.arange(len(samples))
+        inputs, targets = dataset.tensors[0], dataset.tensors[-1]
+        found = {"input": _mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")}
+        if self.target_kind == "real":
+            found["target"] = _mean_and_deviation(targets, rows, per_channel=False)
+        return found
+
+    def _loader(self, name: str, batch_size: int, key: Callable[[], tuple[int, ...]] | None = None) -> Any:
+        if name not in self.datasets:
+            return []
+        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers)
+
+    def _eval_batch_size(self, name: str) -> int:
+        if self.eval_batch_size is not None or name not in self.datasets:
+            return self.eval_batch_size or self.batch_size
+        inputs = self.datasets[name][0][0]
+        size = max(EVAL_BATCH_BYTES // max(4 * inputs.numel(), 1), self.batch_size)
+        return int(min(size, 16_384))
+
+    def train_dataloader(self) -> Any:
+        # Overfitting repeats the same batches, so their order must not change.
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return self._loader("train", self.batch_size, lambda: (mix(self.seed, 0),))
+        return self._loader(
+            "train", self.batch_size, lambda: (self.seed, self.trainer.current_epoch if self.trainer else 0)
+        )
+
+    def val_dataloader(self) -> Any:
+        return self._loader("val", self._eval_batch_size("val"))
+
+    def test_dataloader(self) -> Any:
+        return self._loader("test", self._eval_batch_size("test"))
+
+
+def _mean_and_deviation(
+    values: torch.Tensor, rows: torch.Tensor, per_channel: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation over rows (and pixels), in blocks, so that no float copy of the whole is made."""
+    dims = [0, *range(2, values.ndim)] if per_channel else [0]
+    total = squares = torch.zeros(())
+    count = 0
+    for block in rows.split(4096):
+        x = values.index_select(0, block).double()
+        if count == 0:
+            shift = x.mean(dims, keepdim=True)  # near the mean, so that the squares keep their digits
+        total = total + (x - shift).sum(dims, keepdim=True)
+        squares = squares + (x - shift).square().sum(dims, keepdim=True)
+        count += x.numel() // shift.numel()
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+    deviation = torch.where(deviation > 1e-7 * (mean + shift).abs().clamp_min(1e-30), deviation, 1.0)
+    return (mean + shift)[0].float(), deviation[0].float()

@@ -1,0 +1,236 @@
+"""A user's own table: numbers, categories and empty cells told apart, and told about by line and column."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from iolaus.data.base import DataModule
+from iolaus.data.sniff import header
+from iolaus.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_CATEGORIES = 100
+
+
+class CsvTable(DataModule):
+    """A table with a column to predict.
+
+    A column of numbers is one input; a column of text becomes one input for each of its categories. Mean, deviation and fill
+    values are taken from the training split alone. A category that the file at `path` does not have, and an empty cell among
+    categories that is to be filled in, is none of the known ones: all its inputs are 0.
+
+    Args:
+        path: the file, with column names in its first line.
+        target: name of the column to predict.
+        columns: names of the columns to predict it from; None: all others.
+        drop: names of columns to leave out.
+        test_path: a file of its own for the test split.
+        separator: what stands between two cells.
+        missing: what to do with empty cells: error, drop (the row), or fill in the mean or median of the training rows.
+        base: the settings that every data set has; see DataModule.
+
+    Raises:
+        UserError: naming file, line and column, for what is missing or is no number among numbers.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        target: str,
+        columns: Sequence[str] | None = None,
+        drop: Sequence[str] = (),
+        test_path: str | None = None,
+        separator: str = ",",
+        missing: Literal["error", "drop", "mean", "median"] = "error",
+        **base: Any,
+    ):
+        super().__init__(**base)
+        self.path = path
+        self.target = target
+        self.columns = list(columns) if columns is not None else None
+        self.drop = list(drop)
+        self.test_path = test_path
+        self.separator = separator
+        self.missing = missing
+        # Each column's categories, or None and the number for empty cells.
+        self.encoding: dict[str, dict[str, Any]] = {}
+
+    def load(self) -> dict[str, Dataset]:
+        tables = {"train": self._read(self.path)}
+        if self.test_path is not None:
+            tables["test"] = self._read(self.test_path)
+        names = self._input_names(list(tables["train"].columns))
+        for split, table in tables.items():
+            if absent := [n for n in [*names, self.target] if n not in table.columns]:
+                raise UserError(f"data.test_path: {self.test_path} has no column {absent[0]!r}")
+            tables[split] = self._without_gaps(table, names, self.test_path if split == "test" else self.path)
+        self._learn(tables["train"], names)
+        self.input_shape = (sum(len(e["categories"] or [None]) for e in self.encoding.values()),)
+        return {split: TensorDataset(self.encode(table), self._encode_target(table)) for split, table in tables.items()}
+
+    def _read(self, path: str) -> "pd.DataFrame":
+        """The file as text, line numbers as index, so that every later message can name the line."""
+        import pandas as pd
+
+        header(path, self.separator)  # refuses an empty file
+        try:
+            table = pd.read_csv(
+                path, sep=self.separator, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
+            )
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise UserError(f"data.path: {path} cannot be read as a table: {str(error).strip()}") from None
+        if len(table) == 0:
+            raise UserError(f"data.path: {path} has column names and no rows")
+        table.index = pd.RangeIndex(2, len(table) + 2)
+        table.columns = table.columns.str.strip()
+        return table.apply(lambda column: column.str.strip())
+
+    def _input_names(self, available: list[str]) -> list[str]:
+        named = {"target": [self.target], "columns": self.columns or [], "drop": self.drop}
+        for setting, names in named.items():
+            for name in names:
+                if name not in available:
+                    raise UserError(
+                        f"data.{setting}: {self.path} has no column {name!r}{did_you_mean(name, available)}  "
+                        f"(it has: {', '.join(available)})"
+                    )
+        names = [n for n in self.columns or available if n not in (self.target, *self.drop)]
+        if not names:
+            raise UserError("data.columns: no column is left to predict from")
+        return names
+
+    def _without_gaps(self, table: "pd.DataFrame", names: list[str], path: str | None) -> "pd.DataFrame":
+        """Refuse or drop rows with empty cells; those that will be filled stay."""
+        empty = table[[*names, self.target]].map(lambda cell: cell.lower() in ("", "na", "nan", "null", "none", "?"))
+        must_go = empty[[self.target]] if self.missing in ("mean", "median") else empty
+        rows = must_go.any(axis=1)
+        if self.missing == "error" and rows.any():
+            line = rows.idxmax()
+            column = empty.columns[empty.loc[line].to_numpy().argmax()]
+            cell = table.loc[line, column]
+            raise UserError(
+                f"data.path: {path} line {line}, column {column!r}: the cell is empty{f' ({cell})' if cell else ''}; "
+                f"{int(rows.sum())} of {len(table)} rows have such cells\n"
+                "set data.missing=drop to leave those rows out, or data.missing=mean or median to fill them in"
+            )
+        table = table.mask(empty, "")
+        return table[~rows]
+
+    def _learn(self, table: "pd.DataFrame", names: list[str]) -> None:
+        """Tell numeric from categorical columns."""
+        for name in names:
+            cells = table[name][table[name] != ""]
+            numbers = _numbers(cells)
+            if len(cells) and numbers.notna().all():
+                self.encoding[name] = {"categories": None, "fill": float("nan")}
+                continue
+            if numbers.notna().mean() > 0.5:
+                line = numbers.isna().idxmax()
+                raise UserError(
+                    f"data.path: {self.path} line {line}, column {name!r}: {cells[line]!r} is not a number, most others are; "
+                    f"mend it or leave the column out: data.drop=[{name}]"
+                )
+            categories = sorted(cells.unique())
+            if len(categories) > MOST_CATEGORIES or len(categories) == len(cells) > 10:
+                raise UserError(
+                    f"data.path: {self.path} column {name!r} has {len(categories)} different texts in {len(cells)} rows, too many "
+                    f"for categories; leave it out: data.drop=[{name}]"
+                )
+            self.encoding[name] = {"categories": categories, "fill": None}
+
+    def fit_splits(self) -> None:
+        """Fill empty cells of numeric columns by the training split's mean or median."""
+        train: torch.Tensor = self.datasets["train"].tensors[0][self.rows["train"]]  # type: ignore[attr-defined]
+        position = 0
+        for encoding in self.encoding.values():
+            if encoding["categories"] is None:
+                column = train[:, position]
+                known = column[~column.isnan()]
+                encoding["fill"] = (
+                    float(known.median() if self.missing == "median" else known.mean()) if len(known) else 0.0
+                )
+                for dataset in self.datasets.values():
+                    dataset.tensors[0][:, position].nan_to_num_(encoding["fill"])  # type: ignore[attr-defined]
+            position += len(encoding["categories"] or [None])
+
+    def encode(self, table: "pd.DataFrame") -> torch.Tensor:
+        """Rows of text as numbers: (rows, input_shape[0]) float32."""
+        columns = []
+        for name, encoding in self.encoding.items():
+            if encoding["categories"] is not None:
+                columns += [
+                    torch.tensor((table[name] == c).to_numpy(), dtype=torch.float32) for c in encoding["categories"]
+                ]
+                continue
+            numbers = _numbers(table[name])
+            if (text := numbers.isna() & (table[name] != "")).any():
+                line = text.idxmax()
+                raise UserError(f"data.path: line {line}, column {name!r}: {table.loc[line, name]!r} is not a number")
+            columns.append(torch.tensor(numbers.fillna(encoding["fill"]).to_numpy(), dtype=torch.float32))
+        return torch.stack(columns, dim=1)
+
+    def _encode_target(self, table: "pd.DataFrame") -> torch.Tensor:
+        cells = table[self.target]
+        if self.target_kind == "real":
+            numbers = _numbers(cells)
+            if numbers.isna().any():
+                line = numbers.isna().idxmax()
+                raise UserError(
+                    f"data.target: line {line}, column {self.target!r}: {cells[line]!r} is not a number; "
+                    "for labels choose task=classification"
+                )
+            return torch.tensor(numbers.to_numpy(), dtype=torch.float32)[:, None]
+        if self.class_names is None:
+            values = cells.unique()
+            self.class_names = sorted(values, key=lambda v: (0, float(v), v) if _is_number(v) else (1, 0.0, v))
+            if len(self.class_names) < 2:
+                raise UserError(
+                    f"data.target: column {self.target!r} holds one value alone ({values[0]!r}); there is nothing to learn"
+                )
+            if len(self.class_names) > max(MOST_CATEGORIES, len(cells) // 2):
+                raise UserError(
+                    f"data.target: column {self.target!r} has {len(self.class_names)} different values in {len(cells)} rows; "
+                    "for amounts choose task=regression"
+                )
+            self.num_classes = len(self.class_names)
+        numbered = cells.map({name: i for i, name in enumerate(self.class_names)})
+        if numbered.isna().any():
+            line = numbered.isna().idxmax()
+            raise UserError(f"data.target: line {line}: label {cells[line]!r} is not among the training labels")
+        return torch.tensor(numbered.to_numpy(), dtype=torch.int64)
+
+    def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """As for every data set, with categories left as 0 and 1."""
+        found = super().statistics()
+        kept = torch.tensor(
+            [e["categories"] is not None for e in self.encoding.values() for _ in e["categories"] or [0]]
+        )
+        mean, deviation = found["input"]
+        found["input"] = (mean.masked_fill(kept, 0.0), deviation.masked_fill(kept, 1.0))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"encoding": self.encoding, "class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.encoding, self.class_names = state_dict["encoding"], state_dict["class_names"]
+
+
+def _numbers(cells: "pd.Series") -> "pd.Series":
+    """Cells as float64; NaN for text and for infinite numbers."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
+    return numbers.where(numbers.abs() < float("inf"))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""A user's own images in a folder a class."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from iolaus.data.base import SPLITS, DataModule
+from iolaus.errors import UserError
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IN_MEMORY_BYTES = 2**30
+
+
+class Images(Dataset):
+    """Image files, decoded and resized when they are asked for.
+
+    Shape:
+        item: (C, H, W) uint8 and its label.
+    """
+
+    def __init__(self, files: list[Path], targets: list[int], size: tuple[int, int], channels: int):
+        self.files = files
+        self.targets = torch.tensor(targets, dtype=torch.int64)
+        self.size = size
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        import numpy as np
+        from PIL import Image
+
+        file = self.files[index]
+        try:
+            with Image.open(file) as image:
+                resized = image.convert("L" if self.channels == 1 else "RGB").resize(
+                    self.size[::-1], Image.Resampling.BILINEAR
+                )
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"data.path: {file} cannot be read as an image: {error}") from None
+        pixels = torch.from_numpy(np.array(resized))
+        pixels = pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
+        return pixels.contiguous(), int(self.targets[index])
+
+
+class ImageFolder(DataModule):
+    """Images in a folder a class: PATH/<class>/*, or PATH/{train,val,test}/<class>/* for splits of your own.
+
+    Args:
+        path: the folder.
+        size: height and width that every image is resized to, in pixels.
+        channels: 1 for grey, 3 for colour.
+        in_memory: decode all images once and keep them; None: when they take less than a GiB.
+        base: the settings that every data set has; see DataModule.
+
+    Raises:
+        UserError: for a missing folder, one without classes, an empty class, a file that is not an image.
+    """
+
+    def __init__(
+        self, path: str, size: tuple[int, int] = (64, 64), channels: int = 3, in_memory: bool | None = None, **base: Any
+    ):
+        super().__init__(**base)
+        if channels not in (1, 3):
+            raise UserError(f"data.channels: must be 1 (grey) or 3 (colour); received {channels}")
+        self.path = Path(path)
+        self.size = (size[0], size[1])
+        self.channels = channels
+        self.in_memory = in_memory
+
+    def load(self) -> dict[str, Dataset]:
+        if not self.path.is_dir():
+            raise UserError(f"data.path: {self.path} is not a folder")
+        folders = {name: self.path / name for name in SPLITS if (self.path / name).is_dir()}
+        if "train" not in folders:
+            folders = {"train": self.path}
+        names = _subfolders(folders["train"])
+        if len(names) < 2:
+            raise UserError(
+                f"data.path: {folders['train']} must have one folder for each of two or more classes; it has {len(names)}"
+            )
+        self.class_names, self.num_classes = names, len(names)
+        images = {name: self._images(folder, names) for name, folder in folders.items()}
+        pixels = sum(len(i) for i in images.values()) * self.channels * self.size[0] * self.size[1]
+        if self.in_memory or (self.in_memory is None and pixels < IN_MEMORY_BYTES):
+            return {
+                name: TensorDataset(torch.stack([i[k][0] for k in range(len(i))]), i.targets)
+                for name, i in images.items()
+            }
+        return dict(images)
+
+    def _images(self, folder: Path, names: list[str]) -> Images:
+        if unknown := sorted(set(_subfolders(folder)) - set(names)):
+            raise UserError(f"data.path: {folder / unknown[0]} is a class that the training images do not have")
+        files: list[Path] = []
+        targets: list[int] = []
+        for label, name in enumerate(names):
+            found = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in EXTENSIONS)
+            if not found and folder == self.path:
+                raise UserError(
+                    f"data.path: {folder / name} holds no image  (known endings: {' '.join(sorted(EXTENSIONS))})"
+                )
+            files += found
+            targets += [label] * len(found)
+        return Images(files, targets, self.size, self.channels)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))

@@ -1,0 +1,37 @@
+"""What a user can mend is told as one message; everything else is a bug and keeps its traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a setting, a file or a command; its text names the key, what was received and what to do."""
+
+
+MOST_LINES = 8  # of one message
+
+
+class ConfigError(UserError):
+    """All problems of one configuration, told together, as many as eight lines hold.
+
+    Args:
+        problems: one entry a problem, each of one or two lines; equal ones are told once.
+    """
+
+    def __init__(self, problems: Iterable[str]):
+        self.problems = list(dict.fromkeys(problems))
+        lines = "\n".join(self.problems).splitlines()
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1} lines more; mend these first"]
+        super().__init__("\n".join(lines))
+
+
+def did_you_mean(name: str, names: Iterable[object]) -> str:
+    """Suggest the nearest of the names, as the end of a sentence; nothing when none is near.
+
+    Example:
+        >>> did_you_mean("lrr", ["lr", "betas"])
+        "; did you mean 'lr'?"
+    """
+    near = difflib.get_close_matches(str(name), [str(n) for n in names], 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,148 @@
+"""Pictures of a run: learning curves, and what the test's metrics have to show."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_LABELS = 30  # classes that are named along an axis
+MOST_CURVES = 10  # classes that have a curve of their own
+
+
+def learning_curves(rows: Sequence[dict[str, float]], best_epoch: int | None) -> "Figure":
+    """Each logged value over epochs, training and validation in one panel.
+
+    Args:
+        rows: a dict an epoch, as History keeps them.
+        best_epoch: marked by a vertical line.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    names = list(dict.fromkeys(k.split("/")[0] for row in rows for k in row if "/" in k))
+    figure, panels = _figure(len(names))
+    for name, ax in zip(names, panels, strict=True):
+        for split, color in (("train", "C0"), ("val", "C1")):
+            points = [(row["epoch"], row[f"{name}/{split}"]) for row in rows if f"{name}/{split}" in row]
+            if points:
+                ax.plot(*zip(*points, strict=True), color=color, label=split, marker="o" if len(points) < 3 else None)
+        if best_epoch is not None:
+            ax.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
+        ax.set(title=name, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+        ax.legend()
+    return figure
+
+
+def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> "Figure":
+    """Counts of true (rows) against predicted (columns) classes, coloured by the share of the row.
+
+    Shape:
+        matrix: (C, C).
+    """
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
+    figure, (ax,) = _figure(1, side=max(4.5, 0.45 * min(len(counts), MOST_LABELS) + 2))
+    picture = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(counts) <= MOST_LABELS:
+        ax.set_xticks(
+            range(len(counts)), class_names, rotation=45 if max(map(len, class_names)) > 3 else 0, ha="center"
+        )
+        ax.set_yticks(range(len(counts)), class_names)
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                ax.text(
+                    j,
+                    i,
+                    f"{count:g}",
+                    ha="center",
+                    va="center",
+                    color="white" if shares[i, j] > 0.5 else "black",
+                    fontsize=8,
+                )
+    figure.colorbar(picture, ax=ax, label="share of the true class", fraction=0.046)
+    ax.set(title="confusion matrix", xlabel="predicted", ylabel="true")
+    return figure
+
+
+def class_curves(xs: Any, ys: Any, class_names: Sequence[str], title: str, labels: tuple[str, str]) -> "Figure":
+    """A curve for each class against the rest, as ROC and precision-recall curves are.
+
+    Shape:
+        xs and ys: for each class, (points,).
+    """
+    figure, (ax,) = _figure(1, side=5.5)
+    for name, x, y in list(zip(class_names, xs, ys, strict=True))[:MOST_CURVES]:
+        ax.plot(np.asarray(x), np.nan_to_num(np.asarray(y), nan=1.0), label=name)
+    shown = f" (first {MOST_CURVES} classes)" if len(class_names) > MOST_CURVES else ""
+    ax.set(title=title + shown, xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure
+
+
+def scatter(target: Any, preds: Any) -> "Figure":
+    """Prediction against target, with the line on which they are equal.
+
+    Shape:
+        target and preds: (N, T), a panel for each of the T targets.
+    """
+    target, preds = np.asarray(target), np.asarray(preds)
+    figure, panels = _figure(target.shape[1])
+    for k, ax in enumerate(panels):
+        ends = [min(target[:, k].min(), preds[:, k].min()), max(target[:, k].max(), preds[:, k].max())]
+        ax.plot(ends, ends, color="0.6", linestyle=":", label="equal")
+        ax.scatter(target[:, k], preds[:, k], s=12, alpha=0.6)
+        ax.set(title="test split" if target.shape[1] == 1 else f"target {k}", xlabel="target", ylabel="prediction")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    return figure
+
+
+def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str, "Figure"]:
+    """A figure for each metric whose value is a matrix, curves or points; others are left out.
+
+    Args:
+        values: by the metric's name, as torchmetrics compute them; told apart by that name.
+        class_names: for axes and legends.
+    """
+    drawn: dict[str, Figure] = {}
+    for name, value in values.items():
+        names = [str(n) for n in class_names or range(len(value[0]))]
+        if name == "confusion_matrix":
+            drawn[name] = confusion_matrix(value, names)
+        elif name == "roc":
+            drawn[name] = class_curves(value[0], value[1], names, "ROC", ("false positive rate", "true positive rate"))
+        elif name == "precision_recall":
+            drawn[name] = class_curves(value[1], value[0], names, "precision and recall", ("recall", "precision"))
+        elif name == "scatter":
+            drawn[name] = scatter(*value)
+    return drawn
+
+
+def save(figures: dict[str, "Figure"], folder: Path) -> list[Path]:
+    """Write each figure as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=120)
+    return paths
+
+
+def _figure(panels: int, side: float = 4.0) -> tuple["Figure", list["Axes"]]:
+    """A figure of panels in rows of three, drawn without a display."""
+    from matplotlib.figure import Figure
+
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(side * columns * 1.15, side * rows * 0.95), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in axes[panels:]:
+        unused.set_visible(False)
+    return figure, list(axes[:panels])

@@ -1,0 +1,66 @@
+"""What was logged, one row an epoch: metrics.csv, and the table that report and figures are made from."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class History(Logger):
+    """Gathers an epoch's values into a row, epochs counted from 1; it is complete, and written, when the training split's arrive.
+
+    Args:
+        path: the csv file.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self.test: dict[str, float] = {}
+        self._pending: dict[str, float] = {}
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "history"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Hyperparameters stand in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {k: float(v) for k, v in metrics.items() if k not in ("epoch", "loss/step")}
+        if any(k.endswith("/test") for k in values):
+            self.test |= values
+            return
+        self._pending |= values
+        if any(k.endswith("/train") for k in values):
+            self.rows.append(
+                {"epoch": int(metrics.get("epoch", len(self.rows))) + 1, "step": (step or 0) + 1, **self._pending}
+            )
+            self._pending = {}
+            self._write()
+
+    def _write(self) -> None:
+        row = self.rows[-1]
+        new = [k for k in row if k not in self._columns]
+        self._columns += new
+        # A column that appears later, as with validation every other epoch, needs the whole file anew.
+        with self.path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if new:
+                writer.writeheader()
+            writer.writerows(self.rows if new else [row])
+
+    def best(self, monitor: str, mode: str) -> dict[str, float] | None:
+        """The row with the best value of the objective; None when no row has it."""
+        rows = [r for r in self.rows if r.get(monitor) == r.get(monitor) and monitor in r]  # NaN is not equal to itself
+        return (min if mode == "min" else max)(rows, key=lambda r: r[monitor], default=None)

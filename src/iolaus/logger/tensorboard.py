@@ -1,0 +1,42 @@
+"""TensorBoard without the traps of the stock logger. https://www.tensorflow.org/tensorboard."""
+
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class TensorBoard(TensorBoardLogger):
+    """Scalars in the run's folder itself, and the settings that tell runs apart as hyperparameters.
+
+    Only the records of the session's start and end are written: the experiment record, of which TensorBoard takes any one
+    for the whole log folder, would hide the columns of runs with other settings.
+
+    Args:
+        save_dir: the run's folder.
+    """
+
+    def __init__(self, save_dir: str):
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+        self._session_open = False
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Write flat settings as hyperparameters, once a run."""
+        if params and not self._session_open:
+            from torch.utils.tensorboard.summary import hparams
+
+            _, start, self._session_end = hparams(dict(params), {})
+            self.experiment._get_file_writer().add_summary(start)
+            self._session_open = True
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush; the settings stand in config.yaml and need no second file."""
+        self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._session_open:
+            self.experiment._get_file_writer().add_summary(self._session_end)
+        super().finalize(status)

@@ -1,0 +1,92 @@
+"""One small batch through model, loss and gradient before the first epoch: what cannot work is told by its setting."""
+
+from typing import Any
+
+import torch
+
+from iolaus.build import Run
+from iolaus.errors import UserError
+
+SAMPLES = 8
+
+
+def preflight(run: Run) -> None:
+    """Try a batch; weights, buffers and random state are left as they were.
+
+    Raises:
+        UserError: for shapes that do not fit, losses or inputs that are not finite, an objective that is never logged.
+    """
+    _check_objective(run)
+    loader = run.data.train_dataloader()
+    if len(loader) == 0:
+        raise UserError("data: the train split has no batch")
+    batch = [part[:SAMPLES] for part in next(iter(loader))]
+    task = run.task
+    buffers = {name: value.clone() for name, value in task.named_buffers()}
+    task.train()
+    try:
+        with torch.random.fork_rng():
+            _try(run, batch)
+    finally:
+        task.zero_grad(set_to_none=True)
+        task.train_scores.reset()
+        with torch.no_grad():
+            for name, value in task.named_buffers():
+                value.copy_(buffers[name])
+
+
+def _check_objective(run: Run) -> None:
+    monitor = run.config["objective"]["monitor"]
+    if monitor.endswith("/val") and "val" not in run.data.datasets:
+        raise UserError(
+            f"objective.monitor: {monitor} is not logged, the data have no validation split; "
+            "set data.val_fraction=0.1 or objective.monitor=loss/train"
+        )
+    if monitor.endswith("/val") and run.config["trainer"].get("limit_val_batches") == 0:
+        raise UserError(
+            f"objective.monitor: {monitor} is not logged with trainer.limit_val_batches=0; set objective.monitor=loss/train"
+        )
+
+
+def _try(run: Run, batch: list[Any]) -> None:
+    inputs = batch[0]
+    if inputs.is_floating_point() and not inputs.isfinite().all():
+        raise UserError("data: an input of the first batch is NaN or infinite")
+    model = run.config["model"]["_target_"].rpartition(".")[2]
+    try:
+        loss, output, target = run.task.step(batch)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"model: {model} and loss cannot take a batch of the data, inputs {list(inputs.shape)}, targets "
+            f"{list(batch[-1].shape)} {batch[-1].dtype}:\n{reason}"
+        ) from error
+    _check_output(run, model, output, target)
+    if loss.ndim != 0:
+        raise UserError(f"loss.reduction: the loss must be one number; received shape {list(loss.shape)}")
+    if not loss.isfinite():
+        raise UserError(
+            f"loss: {loss.item()} on the first batch, before any training; look for extreme values in the data"
+        )
+    if not loss.requires_grad:
+        raise UserError("model: the loss depends on no parameter that can be trained")
+    loss.backward()
+    for name, parameter in run.task.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            raise UserError(f"model: the gradient of {name} is not finite on the first batch")
+    try:
+        run.task.train_scores.add(loss, output, target)
+        run.task.train_scores.compute()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"metrics: cannot take the predictions: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_output(run: Run, model: str, output: torch.Tensor, target: torch.Tensor) -> None:
+    if run.data.target_kind == "real" and output.shape != target.shape:
+        raise UserError(
+            f"model.output_dim: {model} gives {list(output.shape)} for targets {list(target.shape)}; the shapes must be equal"
+        )
+    if run.data.target_kind == "class" and tuple(output.shape) != (len(target), run.data.num_classes):
+        raise UserError(
+            f"model.output_dim: {model} gives {list(output.shape)} for {len(target)} samples of {run.data.num_classes} classes"
+        )

@@ -1,0 +1,276 @@
+"""The end of a run: results.json for programs, report.md and a table for people."""
+
+import io
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from iolaus import figures
+from iolaus.build import Run
+from iolaus.compose import Job
+from iolaus.errors import UserError
+
+log = logging.getLogger("iolaus")
+
+PACKAGES = ("iolaus", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
+
+
+class Report:
+    """Follows a run and writes what it came to, also when it failed or was interrupted.
+
+    Use as a context manager around the run; `follow` tells it the live objects once they are built.
+
+    Args:
+        config: the composed settings.
+        job: the command's overrides and the options chosen.
+
+    Raises:
+        UserError: when the folder holds a run already.
+    """
+
+    def __init__(self, config: DictConfig, job: Job):
+        self.config = config
+        self.job = job
+        self.folder = Path(config.output_dir)
+        self.run: Run | None = None
+        self.fit_seconds = 0.0
+        self.tested: str | None = None  # which weights were tested
+        self._start = time.monotonic()
+        if (self.folder / "config.yaml").exists():
+            raise UserError(f"output_dir: {self.folder} holds a run already; choose another folder")
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def follow(self, run: Run) -> Run:
+        """Take the built run and save its settings."""
+        self.run = run
+        text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+        (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+        for logger in run.trainer.loggers:
+            logger.log_hyperparams(self._hyperparameters())
+        return run
+
+    @property
+    def objective(self) -> float | None:
+        """The best value of the objective; None when it was never logged."""
+        objective = self.config.objective
+        best = self.run.history.best(objective.monitor, objective.mode) if self.run else None
+        return best[objective.monitor] if best else None
+
+    def fit(self) -> None:
+        """Train, with the time taken."""
+        assert self.run is not None
+        start = time.monotonic()
+        try:
+            self.run.trainer.fit(self.run.task, datamodule=self.run.data)
+        finally:
+            self.fit_seconds = time.monotonic() - start
+        if self.run.trainer.interrupted:
+            raise KeyboardInterrupt
+
+    def test(self) -> None:
+        """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""
+        assert self.run is not None
+        if "test" not in self.run.data.datasets:
+            log.info("no test: the data set has no test split")
+            return
+        best = self.run.best_checkpoint
+        self.tested = os.path.relpath(best, self.folder) if best else "the last weights (no checkpoint was kept)"
+        self.run.trainer.test(self.run.task, datamodule=self.run.data, ckpt_path=best, verbose=False, weights_only=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        status = "completed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if error is not None and not isinstance(error, UserError | KeyboardInterrupt):
+            log.debug("", exc_info=(type(error), error, traceback))
+        results = self._results(status, error)
+        if not self.config.trainer.fast_dev_run:
+            text = json.dumps(results, indent=2, allow_nan=True)
+            (self.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+            drawn = self._draw(results)
+            (self.folder / "report.md").write_text(_markdown(results, drawn, self.config), encoding="utf-8")
+        if status != "failed":
+            log.info("%s", self._closing_words(results))
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        """The few settings that tell runs apart: the parts by class, the numbers one varies, the command's overrides."""
+        assert self.run is not None
+        settings = self.run.config
+        short: dict[str, Any] = {
+            group: str(self.job.choices.get(group)) for group in ("data", "model", "loss", "optim", "scheduler")
+        }
+        short |= {"seed": settings["seed"], "lr": settings["optim"].get("lr", 0.0)}
+        short |= {"batch_size": settings["data"]["batch_size"], "num_parameters": _count(self.run)}
+        pairs = (
+            o.lstrip("+").partition("=")[::2] for o in self.job.overrides if "=" in o and "." in o.partition("=")[0]
+        )
+        return short | {key: value for key, value in pairs if not key.startswith("hydra.")}
+
+    def _results(self, status: str, error: BaseException | None) -> dict[str, Any]:
+        monitor, mode = self.config.objective.monitor, self.config.objective.mode
+        run = self.run
+        rows = run.history.rows if run else []
+        best = run.history.best(monitor, mode) if run else None
+        samples = len(run.data.rows["train"]) * len(rows) if run else 0
+        checkpoint = run.best_checkpoint if run else None
+        metrics = {name: _metrics(row) for name, row in (("best", best), ("last", rows[-1] if rows else None))}
+        return {
+            "status": status,
+            "name": run.config["name"] if run else self.config.name,
+            "command": shlex.join(["python", *sys.argv]),
+            "overrides": self.job.overrides,
+            "seed": self.config.seed,
+            "task": self.job.choices.get("task"),
+            "choices": self.job.choices,
+            "metrics": {**metrics, "test": dict(run.history.test) if run else {}},
+            "objective": {"monitor": monitor, "mode": mode, "value": best[monitor] if best else None},
+            "best_epoch": int(best["epoch"]) if best else None,
+            "epochs": len(rows),
+            "steps": run.trainer.global_step if run else 0,
+            "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
+            "tested": self.tested,
+            "num_parameters": _count(run) if run else None,
+            "seconds": {"total": round(time.monotonic() - self._start, 3), "fit": round(self.fit_seconds, 3)},
+            "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "git": _git(),
+            "error": f"{type(error).__name__}: {error}" if error is not None else None,
+        }
+
+    def _draw(self, results: dict[str, Any]) -> list[Path]:
+        if self.run is None:
+            return []
+        drawn = figures.draw(_plain(self.run.task.figures), self.run.data.class_names)
+        if self.run.history.rows:
+            drawn = {"learning_curves": figures.learning_curves(self.run.history.rows, results["best_epoch"]), **drawn}
+        return figures.save(drawn, self.folder / "figures") if drawn else []
+
+    def _closing_words(self, results: dict[str, Any]) -> str:
+        """The table, the folder and the commands to go on with."""
+        folder = shlex.quote(os.path.relpath(self.folder))
+        if self.config.trainer.fast_dev_run:
+            return "one batch of each split went through; nothing was kept"
+        epoch = f"epoch {results['best_epoch']}, the best of {results['epochs']}" if results["epochs"] else "no epoch"
+        words = [
+            table_text(f"{results['name']}: {epoch}", _columns(results)),
+            f"\n{results['status']} in {results['seconds']['total']:.1f} s: {folder}",
+        ]
+        if self.tested:
+            words.append(f"tested: {self.tested}")
+        logdir = shlex.quote(os.path.relpath(self.folder.parent)) if self.folder.parent != Path.cwd() else folder
+        words += ["", "next:"]
+        if "tensorboard" in (self.config.get("logger") or {}):
+            words.append(f"  tensorboard --logdir {logdir}")
+        if results["checkpoint"] and self.run is not None and "test" in self.run.data.datasets:
+            words.append(f"  iolaus test {folder}")
+        return "\n".join(words)
+
+
+def _metrics(row: dict[str, float] | None) -> dict[str, float]:
+    return {k: v for k, v in (row or {}).items() if "/" in k}
+
+
+def _count(run: Run) -> int:
+    return sum(p.numel() for p in run.task.model.parameters())
+
+
+def _plain(value: Any) -> Any:
+    """Tensors on the processor, as arrays, inside lists and dicts."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.detach().cpu().numpy()
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the code, and whether files differ from it; None outside a repository."""
+    try:
+        ask = lambda *a: subprocess.run(  # noqa: E731
+            ["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
+    """Rows of metric name and its value in each column; keys lose their split, which the column says."""
+    names = list(dict.fromkeys(key.rpartition("/")[0] for values in columns.values() for key in values if "/" in key))
+    rows = []
+    for name in names:
+        cells = [
+            next((f"{v:.4f}" for k, v in values.items() if k.rpartition("/")[0] == name), "")
+            for values in columns.values()
+        ]
+        rows.append([name, *cells])
+    return rows
+
+
+def _columns(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    best = results["metrics"]["best"]
+    columns = {split: {k: v for k, v in best.items() if k.endswith(f"/{split}")} for split in ("train", "val")}
+    return {name: values for name, values in {**columns, "test": results["metrics"]["test"]}.items() if values}
+
+
+def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
+    """A table of metrics as text, a column for each split."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in metrics_table(columns):
+        table.add_row(*row)
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return "\n".join([title, *(line.rstrip() for line in text.getvalue().splitlines())])
+
+
+def _markdown(results: dict[str, Any], drawn: list[Path], config: DictConfig) -> str:
+    columns = _columns(results)
+    lines = [f"# {results['name']}", "", f"`{results['command']}`", "", f"Status: {results['status']}."]
+    if results["error"]:
+        lines += ["", "```", results["error"], "```"]
+    if results["epochs"]:
+        objective = results["objective"]
+        lines += [
+            "",
+            f"Best epoch {results['best_epoch']} of {results['epochs']} by {objective['monitor']} = {objective['value']:.6g} "
+            f"({objective['mode']}); tested: {results['tested'] or 'nothing'}.",
+        ]
+    if columns:
+        lines += ["", "| metric | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+        lines += ["| " + " | ".join(row) + " |" for row in metrics_table(columns)]
+    for path in drawn:
+        lines += ["", f"![{path.stem.replace('_', ' ')}](figures/{path.name})"]
+    seconds = results["seconds"]
+    lines += [
+        "",
+        "## The run",
+        "",
+        f"- parameters: {results['num_parameters']:,}" if results["num_parameters"] else "- no model was built",
+    ]
+    speed = f"{results['samples_per_s'] or 0:,.0f} samples/s"
+    lines.append(f"- steps: {results['steps']:,} in {seconds['fit']:.1f} s, {speed}; {seconds['total']:.1f} s in all")
+    lines += [f"- {name}: {number}" for name, number in results["versions"].items()]
+    if results["git"]:
+        lines.append(f"- code: {results['git']['commit']}{' with changes' if results['git']['dirty'] else ''}")
+    lines += ["", "## Settings", "", "```yaml", OmegaConf.to_yaml(config).rstrip(), "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""What a configuration may say: known keys, classes that may be built, ranges and choices by name."""
+
+import re
+from typing import Any
+
+# Top-level keys that are settings; every other known one is a group.
+SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow"}
+REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
+GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger"}
+STAGES = ("fit", "test")
+
+# Keys with underscores around them speak to Iolaus and are not arguments of the class.
+OWN_KEYS = {
+    "_target_",  # the class
+    "_accepts_",  # facts of the data it can work with, for example {target_kind: [class]}
+    "_splits_",  # metrics: the splits it is computed on; all three without it
+    "_interval_",  # scheduler: steps once an `epoch` (without it) or once a `step`
+}
+
+# Arguments that build hands over and YAML cannot.
+GIVEN = {
+    "task": {"model", "loss", "metrics", "optimizer", "scheduler"},
+    "optim": {"params"},
+    "scheduler": {"optimizer"},
+    "trainer": {"callbacks", "logger", "default_root_dir"}
+    | {f"enable_{part}" for part in ("checkpointing", "progress_bar", "model_summary")},
+}
+
+# What a configuration may build. Each rule names classes only: no loader of pickles, no function that runs code.
+_CLASS = r"[A-Z]\w*"
+ALLOWED = (
+    rf"iolaus(\.[a-z]\w*)+\.{_CLASS}",
+    rf"torch\.nn\.{_CLASS}",
+    rf"torch\.optim\.(lr_scheduler\.)?{_CLASS}",
+    rf"torchvision\.(models|transforms\.v2)\.{_CLASS}",
+    rf"torchmetrics\.({'|'.join(('aggregation', 'classification', 'regression', 'retrieval', 'text', 'wrappers'))})\.{_CLASS}",
+    r"pytorch_lightning\.Trainer",
+    rf"pytorch_lightning\.(callbacks|loggers|profilers|strategies)\.{_CLASS}",
+)
+
+KNOWN_PACKAGES = {"iolaus", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
+
+# Ranges by argument name, wherever it stands; for a list, of each item.
+RANGES = {
+    "accumulate_grad_batches": "[1, inf)",
+    "batch_size": "[1, inf)",
+    "betas": "[0, 1)",
+    "channels": "[1, inf)",
+    "check_val_every_n_epoch": "[1, inf)",
+    "dampening": "[0, 1]",
+    "devices": "[1, inf)",
+    "dropout": "[0, 1)",
+    "eps": "(0, inf)",
+    "eta_min": "[0, inf)",
+    "eval_batch_size": "[1, inf)",
+    "factor": "(0, inf)",
+    "gamma": "(0, inf)",
+    "gradient_clip_val": "(0, inf)",
+    "hidden_dim": "[1, inf)",
+    "hidden_dims": "[1, inf)",
+    "input_shape": "[1, inf)",
+    "kernel_size": "[1, inf)",
+    "label_smoothing": "[0, 1)",
+    "limit_test_batches": "[0, inf)",
+    "limit_train_batches": "(0, inf)",
+    "limit_val_batches": "[0, inf)",
+    "log_every_n_steps": "[1, inf)",
+    "lr": "(0, inf)",
+    "max_epochs": "[1, inf)",
+    "max_steps": "[1, inf)",
+    "min_delta": "[0, inf)",
+    "momentum": "[0, 1)",
+    "num_classes": "[2, inf)",
+    "num_nodes": "[1, inf)",
+    "num_workers": "[0, inf)",
+    "overfit_batches": "[0, inf)",
+    "patience": "[0, inf)",
+    "seed": "[0, 4294967295]",
+    "size": "[1, inf)",
+    "step_size": "[1, inf)",
+    "test_fraction": "[0, 1)",
+    "val_fraction": "[0, 1)",
+    "weight_decay": "[0, inf)",
+}
+UNLIMITED = {"max_epochs", "max_steps", "devices"}  # -1 stands for no limit
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "objective.mode": ("min", "max"),
+    "scheduler._interval_": ("epoch", "step"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "trainer.precision": (
+        *("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"),
+        *("transformer-engine", "transformer-engine-float16", 16, 32, 64, "16", "32", "64", "bf16", None),
+    ),
+    "trainer.gradient_clip_algorithm": ("norm", "value", None),
+    "trainer.profiler": ("simple", "advanced", "pytorch", None),
+}
+
+KINDS = {
+    "target_kind": {"class": "class labels", "real": "real-valued targets"},
+    "input_kind": {"image": "images", "table": "rows of numbers"},
+}
+
+
+def allowed(own_packages: Any) -> re.Pattern[str]:
+    """The pattern of targets that may be built: the fixed rules, and classes of the user's own packages."""
+    packages = own_packages if isinstance(own_packages, list) else []
+    own = [rf"{re.escape(p)}(\.\w+)*\.{_CLASS}" for p in packages if isinstance(p, str)]
+    return re.compile("|".join(f"(?:{rule})" for rule in (*ALLOWED, *own)))
+
+
+def within(number: float, interval: str) -> bool:
+    """Whether a number lies in an interval written as in mathematics: [ ] closed, ( ) open."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = number > low if interval[0] == "(" else number >= low
+    return above and (number < high if interval[-1] == ")" else number <= high)
+
+
+def in_words(interval: str) -> str:
+    """An interval as the end of the sentence `must be ...`."""
+    low, high = (bound.strip() for bound in interval[1:-1].split(","))
+    if high == "inf":
+        return f"above {low}" if interval[0] == "(" else f"at least {low}"
+    return f"in {interval}"

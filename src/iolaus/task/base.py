@@ -1,0 +1,102 @@
+"""What every kind of training has in common: optimizer, schedule, metrics of each split, logging."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+
+from iolaus.errors import UserError
+from iolaus.metrics.scores import Scores
+
+
+class Task(pl.LightningModule, ABC):
+    """One kind of training. A subclass says what a step computes and how outputs become predictions.
+
+    Logged keys: `loss/<split>` and `<metric>/<split>` once an epoch, `loss/step` every `log_every_n_steps` steps.
+
+    Args:
+        model: the network.
+        loss: takes the model's output and the target.
+        metrics: for each split, metrics by name.
+        optimizer: makes the optimizer from parameters.
+        scheduler: makes the schedule from the optimizer, and Lightning's settings for it (interval, monitor); None: no schedule.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        metrics: dict[str, dict[str, Metric]],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: tuple[Callable[[Optimizer], LRScheduler], dict[str, Any]] | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.train_scores = Scores(metrics["train"], self.to_preds)
+        self.val_scores = Scores(metrics["val"], self.to_preds)
+        self.test_scores = Scores(metrics["test"], self.to_preds)
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.figures: dict[str, Any] = {}  # values of the test that are not single numbers, by metric
+
+    @abstractmethod
+    def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss, a 0-d tensor; output of the model, (B, ...); target, (B, ...)."""
+
+    @abstractmethod
+    def to_preds(self, output: torch.Tensor) -> torch.Tensor:
+        """Outputs as predictions in the target's own terms: probabilities, amounts."""
+
+    def fit_statistics(self, statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take mean and deviation of the training split; a task that does not standardise has no use for them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss, output, target = self.step(batch)
+        self.train_scores.add(loss, output, target)
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"loss/step": loss.item()}, self.global_step)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.val_scores.add(*self.step(batch))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.test_scores.add(*self.step(batch))
+
+    def on_train_epoch_end(self) -> None:
+        self._log_scores("train", self.train_scores)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_scores)
+
+    def on_test_epoch_end(self) -> None:
+        self.figures = self._log_scores("test", self.test_scores)
+
+    def _log_scores(self, split: str, scores: Scores) -> dict[str, Any]:
+        """Log the single numbers; return everything else."""
+        values = scores.compute()
+        scores.reset()
+        single = {name: v for name, v in values.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+        self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()}, sync_dist=True)
+        if split == "train" and not single["loss"].isfinite():
+            rates = ", ".join(f"{group['lr']:g}" for group in self.trainer.optimizers[0].param_groups)
+            raise UserError(
+                f"loss/train is {single['loss'].item()} after epoch {self.current_epoch + 1} (learning rate {rates}): the run diverged; "
+                "lower optim.lr, or set trainer.gradient_clip_val=1"
+            )
+        return {name: v for name, v in values.items() if name not in single}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
+        if self._scheduler is None:
+            return optimizer
+        make, settings = self._scheduler
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), **settings}}

@@ -1,0 +1,55 @@
+"""Learning from pairs of input and target: classification and regression."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from iolaus.model.layers.standardize import Standardize
+from iolaus.task.base import Task
+
+
+class Supervised(Task):
+    """Inputs are standardised, the model maps them to outputs, the loss compares these with the target.
+
+    Real targets are standardised for the loss and predictions turned back for the metrics, which are in the target's own unit.
+
+    Args:
+        input_kind: image: standardised by channel; table: by feature.
+        input_shape: shape of one input.
+        output_dim: number of the model's outputs: classes, or real targets.
+        target_kind: class or real.
+        parts: model, loss, metrics, optimizer and scheduler; see Task.
+
+    Shape:
+        batch: inputs (B, *input_shape) and targets, (B,) int64 classes or (B, output_dim) real; output: (B, output_dim).
+    """
+
+    def __init__(self, input_kind: str, input_shape: Sequence[int], output_dim: int, target_kind: str, **parts: Any):
+        super().__init__(**parts)
+        self.target_kind = target_kind
+        self.output_dim = output_dim
+        channels = [input_shape[0], *[1] * (len(input_shape) - 1)]
+        self.standardize_input = Standardize(channels if input_kind == "image" else input_shape)
+        self.standardize_target = Standardize([output_dim]) if target_kind == "real" else nn.Identity()
+
+    def fit_statistics(self, statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take mean and deviation of `input` and `target`."""
+        self.standardize_input.fit(*statistics["input"])
+        if isinstance(self.standardize_target, Standardize):
+            self.standardize_target.fit(*statistics["target"])
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs for raw inputs: logits (B, classes), or standardised numbers (B, output_dim)."""
+        return self.model(self.standardize_input(inputs))
+
+    def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inputs, target = batch
+        output = self(inputs)
+        return self.loss(output, self.standardize_target(target)), output, target
+
+    def to_preds(self, output: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.standardize_target, Standardize):
+            return self.standardize_target.inverse(output)
+        return output.softmax(-1)
