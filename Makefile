@@ -22,10 +22,10 @@ train: $(READY)  ## train with the defaults: digits, a multilayer perceptron, Ad
 	$(BIN)/python train.py $(ARGS)
 
 test: $(READY)  ## the tests, under five minutes on two cores (ARGS="-k csv" adds options)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-all: $(READY)  ## the tests, the slow ones too
-	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(ARGS)
 
 check: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

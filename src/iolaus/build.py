@@ -157,5 +157,6 @@ def quiet() -> None:
         r".*defined a `validation_step` but have no `val_dataloader`.*",
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*The `srun` command is available.*",
+        r".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message)

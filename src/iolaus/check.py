@@ -155,6 +155,8 @@ def _nodes(node: Any, raw: Any, path: str, rules: re.Pattern[str]) -> Iterator[s
             yield f"{_join(path, '_target_')}: the package {name!r} of {target} is not installed or not on the path"
         case Missing(name=name, module=module, candidates=candidates):
             yield f"{_join(path, '_target_')}: there is no {name!r} in {module}{did_you_mean(name, candidates)}"
+        case Definition(module=module) if module.split(".")[0] not in {*KNOWN_PACKAGES, target.split(".")[0]}:
+            yield f"{_join(path, '_target_')}: {target!r} is not a class that a configuration may build"
         case Definition() as definition:
             if (known := signature(definition)) is not None:
                 yield from _arguments(node, raw, path, target, known)

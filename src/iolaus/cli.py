@@ -1,6 +1,7 @@
 """The `iolaus` command: what one does with a finished run."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="a package of yours that the run's settings may name",
     )
     options = parser.parse_args(arguments)
+    sys.path.append(os.getcwd())  # the user's own packages
     try:
         _test(options)
     except UserError as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import inspect
 import itertools
 import logging
@@ -21,16 +22,16 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.check import check
 from iolaus.data.sniff import sniff_target_kind
-from iolaus.errors import ConfigError, UserError, did_you_mean
+from iolaus.errors import ConfigError, UserError
+from iolaus.explain import explain, unreadable
 from iolaus.rules import GROUPS
-from iolaus.signature import Definition, find, signature
 
 TASKS = {"class": "classification", "real": "regression"}
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
@@ -65,7 +66,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         except (UserError, OSError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra goes on with the other jobs
-            _tell(error, verbose)
+            logging.getLogger("iolaus").error("%s", _message(error, verbose))
             sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -76,22 +77,16 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             sys.argv += settle(arguments, conf)
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        _tell(error, verbose)
+        print(_message(error, verbose), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _tell(error: Exception, verbose: bool) -> None:
-    """One message on the terminal and in the run's log; the traceback on request."""
+def _message(error: Exception, verbose: bool) -> str:
+    """What the user is told; the traceback on request."""
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    log = logging.getLogger("iolaus")
-    if verbose:
-        traceback.print_exception(error)
-    if logging.getLogger().handlers:
-        log.error("%s", text)
-    else:
-        print(text, file=sys.stderr)
+    return "".join(traceback.format_exception(error)) + text if verbose else text
 
 
 def _friendly(argv: list[str]) -> list[str]:
@@ -141,7 +136,7 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
         tasks, problems = set(), []
         for overrides in _jobs(arguments):
             try:
-                tasks.add(_settle_job(name, [*extra, *overrides]))
+                tasks.add(_settle_job(Composer(name, extra), overrides))
             except ConfigError as error:
                 problems += error.problems
         if problems:
@@ -162,7 +157,7 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
     try:
         parsed = parser.parse_overrides(arguments.overrides)
     except OverrideParseException as error:
-        raise ConfigError([_explain(error, error.override, [], "")]) from None
+        raise ConfigError([unreadable(error.override)]) from None
     if any(o.key_or_group in ("sweep", "hydra/sweeper") for o in parsed):
         return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
     jobs = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
@@ -177,14 +172,26 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
     return covering
 
 
-def _settle_job(name: str, overrides: list[str]) -> str | None:
+@dataclass(frozen=True)
+class Composer:
+    """Composes the configuration `name`, with the search path of --config-dir."""
+
+    name: str
+    fixed: list[str]
+
+    def __call__(self, overrides: list[str], hydra: bool = False) -> DictConfig:
+        """The settings with these overrides, and with Hydra's own where asked for."""
+        return compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra)
+
+
+def _settle_job(composer: Composer, overrides: list[str]) -> str | None:
     """Compose and check one job; the task to add where its data file had to tell it."""
-    config, problems = _compose(name, overrides)
+    config, problems = _compose(composer, overrides)
     task = None
     if _choices(config.hydra).get("task") == "auto" and not problems:
         path, target = (None if OmegaConf.is_missing(config.data, k) else config.data[k] for k in ("path", "target"))
         task = TASKS[sniff_target_kind(path, target, config.data.separator)]
-        config, problems = _compose(name, [*overrides, f"task={task}"])
+        config, problems = _compose(composer, [*overrides, f"task={task}"])
     HydraConfig.instance().set_config(config)
     choices, folders = _choices(config.hydra), _folders(config.hydra)
     with open_dict(config):
@@ -199,55 +206,18 @@ def _settle_job(name: str, overrides: list[str]) -> str | None:
     return task
 
 
-def _compose(name: str, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+def _compose(composer: Composer, overrides: list[str]) -> tuple[DictConfig, list[str]]:
     """Compose with all overrides; with the good ones where some are wrong, and a problem for each of the others."""
     errors = (HydraException, OmegaConfBaseException, ValueError)
     with contextlib.suppress(*errors):
-        return compose(name, overrides, return_hydra_config=True), []
+        return composer(overrides, hydra=True), []
     accepted: list[str] = []
     problems: list[str] = []
-    config = compose(name, [], return_hydra_config=True)
+    config = composer([], hydra=True)
     for override in sorted(overrides, key=lambda o: "." in o.split("=")[0]):  # groups first: values belong to them
         try:
-            config = compose(name, [*accepted, override], return_hydra_config=True)
+            config = composer([*accepted, override], hydra=True)
             accepted.append(override)
         except errors as error:
-            problems.append(_explain(error, override, accepted, name))
+            problems.append(explain(error, override, functools.partial(composer, list(accepted))))
     return config, problems
-
-
-def _explain(error: Exception, override: str, accepted: list[str], name: str) -> str:
-    """One of Hydra's refusals in the user's words."""
-    if isinstance(error, OverrideParseException):
-        return f"{override}: not understood; write KEY=VALUE, and quote a value with special characters: 'KEY=\"a,b\"'"
-    key, _, value = override.lstrip("+~").partition("=")
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        option = str(error.missing_cfg_file).rsplit("/", 1)[-1]
-        options = [o for o in error.options if o != "auto"] or error.options
-        near = did_you_mean(option, options)
-        return f"{key}={value}: there is no {key} {option!r}{near}  (there are: {', '.join(options)})"
-    loader = GlobalHydra.instance().config_loader()
-    if value == "null" and key in loader.list_groups(""):
-        return f"{override}: choose an option, or nothing with {key}=[] where a run can go without"
-    if "Could not override" not in str(error) and "Could not delete" not in str(error):
-        return f"{override}: {str(error).splitlines()[0]}"
-    node: Any = compose(name, accepted)
-    *path, last = key.split(".")
-    walked = []
-    for part in path:
-        if not OmegaConf.is_dict(node) or part not in node:
-            last = part
-            break
-        walked.append(part)
-        node = node[part]
-    names = [str(n) for n in node] if OmegaConf.is_dict(node) else []
-    if not walked:
-        return f"{override}: there is no setting or group {last!r}{did_you_mean(last, names)}"
-    target = node.get("_target_") if OmegaConf.is_dict(node) else None
-    definition = find(target) if target else None
-    known = signature(definition) if isinstance(definition, Definition) else None
-    if known is None or target is None:
-        return f"{key}: there is no setting {last!r} in {'.'.join(walked)}{did_you_mean(last, names)}"
-    if last in known.parameters:
-        return f"{key}: the option does not set it, but {target} takes it; write +{override}"
-    return f"{key}: {target} has no argument {last!r}{did_you_mean(last, {*names, *known.parameters} - {'_target_'})}"

@@ -1,5 +1,7 @@
 """One small batch through model, loss and gradient before the first epoch: what cannot work is told by its setting."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,19 +51,15 @@ def _check_objective(run: Run) -> None:
 
 
 def _try(run: Run, batch: list[Any]) -> None:
-    inputs = batch[0]
+    inputs, target = batch[0], batch[-1]
     if inputs.is_floating_point() and not inputs.isfinite().all():
         raise UserError("data: an input of the first batch is NaN or infinite")
     model = run.config["model"]["_target_"].rpartition(".")[2]
-    try:
-        loss, output, target = run.task.step(batch)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"model: {model} and loss cannot take a batch of the data, inputs {list(inputs.shape)}, targets "
-            f"{list(batch[-1].shape)} {batch[-1].dtype}:\n{reason}"
-        ) from error
+    with _told(f"model: {model} cannot take a batch of the data, inputs {list(inputs.shape)}"):
+        output = run.task(inputs)
     _check_output(run, model, output, target)
+    with _told(f"loss: it cannot take outputs {list(output.shape)} and targets {list(target.shape)} {target.dtype}"):
+        loss, output, target = run.task.step(batch)
     if loss.ndim != 0:
         raise UserError(f"loss.reduction: the loss must be one number; received shape {list(loss.shape)}")
     if not loss.isfinite():
@@ -74,11 +72,18 @@ def _try(run: Run, batch: list[Any]) -> None:
     for name, parameter in run.task.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             raise UserError(f"model: the gradient of {name} is not finite on the first batch")
-    try:
+    with _told(f"metrics: they cannot take outputs {list(output.shape)} and targets {list(target.shape)}"):
         run.task.train_scores.add(loss, output, target)
         run.task.train_scores.compute()
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"metrics: cannot take the predictions: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of torch as the user's: what did not fit, and torch's reason."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{what}:\n{' '.join(str(error).split())[:300]}") from error
 
 
 def _check_output(run: Run, model: str, output: torch.Tensor, target: torch.Tensor) -> None:

@@ -76,10 +76,10 @@ class Report:
         start = time.monotonic()
         try:
             self.run.trainer.fit(self.run.task, datamodule=self.run.data)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
         finally:
             self.fit_seconds = time.monotonic() - start
-        if self.run.trainer.interrupted:
-            raise KeyboardInterrupt
 
     def test(self) -> None:
         """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""
@@ -164,7 +164,8 @@ class Report:
         folder = shlex.quote(os.path.relpath(self.folder))
         if self.config.trainer.fast_dev_run:
             return "one batch of each split went through; nothing was kept"
-        epoch = f"epoch {results['best_epoch']}, the best of {results['epochs']}" if results["epochs"] else "no epoch"
+        best = results["best_epoch"]
+        epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
         words = [
             table_text(f"{results['name']}: {epoch}", _columns(results)),
             f"\n{results['status']} in {results['seconds']['total']:.1f} s: {folder}",
@@ -222,7 +223,7 @@ def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
 
 
 def _columns(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    best = results["metrics"]["best"]
+    best = results["metrics"]["best"] or results["metrics"]["last"]
     columns = {split: {k: v for k, v in best.items() if k.endswith(f"/{split}")} for split in ("train", "val")}
     return {name: values for name, values in {**columns, "test": results["metrics"]["test"]}.items() if values}
 
@@ -248,13 +249,15 @@ def _markdown(results: dict[str, Any], drawn: list[Path], config: DictConfig) ->
     lines = [f"# {results['name']}", "", f"`{results['command']}`", "", f"Status: {results['status']}."]
     if results["error"]:
         lines += ["", "```", results["error"], "```"]
-    if results["epochs"]:
-        objective = results["objective"]
+    objective = results["objective"]
+    if objective["value"] is not None:
         lines += [
             "",
             f"Best epoch {results['best_epoch']} of {results['epochs']} by {objective['monitor']} = {objective['value']:.6g} "
             f"({objective['mode']}); tested: {results['tested'] or 'nothing'}.",
         ]
+    elif results["epochs"]:
+        lines += ["", f"{objective['monitor']} was never logged; the table shows the last epoch."]
     if columns:
         lines += ["", "| metric | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
         lines += ["| " + " | ".join(row) + " |" for row in metrics_table(columns)]

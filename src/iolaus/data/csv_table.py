@@ -191,7 +191,7 @@ class CsvTable(DataModule):
                 raise UserError(
                     f"data.target: column {self.target!r} holds one value alone ({values[0]!r}); there is nothing to learn"
                 )
-            if len(self.class_names) > max(MOST_CATEGORIES, len(cells) // 2):
+            if len(self.class_names) > len(cells) // 2:
                 raise UserError(
                     f"data.target: column {self.target!r} has {len(self.class_names)} different values in {len(cells)} rows; "
                     "for amounts choose task=regression"

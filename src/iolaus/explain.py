@@ -1,0 +1,59 @@
+"""Hydra's refusals of an override, in the user's words and with the nearest name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from iolaus.errors import did_you_mean
+from iolaus.signature import Definition, find, signature
+
+
+def explain(error: Exception, override: str, accepted: Callable[[], DictConfig]) -> str:
+    """Say why one override was refused.
+
+    Args:
+        error: what Hydra raised.
+        override: as the user wrote it.
+        accepted: composes the overrides that were not refused.
+    """
+    if isinstance(error, OverrideParseException):
+        return unreadable(override)
+    key, _, value = override.lstrip("+~").partition("=")
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        option = str(error.missing_cfg_file).rsplit("/", 1)[-1]
+        options = [o for o in error.options if o != "auto"] or error.options
+        near = did_you_mean(option, options)
+        return f"{key}={value}: there is no {key} {option!r}{near}  (there are: {', '.join(options)})"
+    loader = GlobalHydra.instance().config_loader()
+    if value == "null" and key in loader.list_groups(""):
+        return f"{override}: choose an option, or nothing with {key}=[] where a run can go without"
+    if "Could not override" not in str(error) and "Could not delete" not in str(error):
+        return f"{override}: {str(error).splitlines()[0]}"
+    node: Any = accepted()
+    *path, last = key.split(".")
+    walked = []
+    for part in path:
+        if not OmegaConf.is_dict(node) or part not in node:
+            last = part
+            break
+        walked.append(part)
+        node = node[part]
+    names = [str(n) for n in node] if OmegaConf.is_dict(node) else []
+    if not walked:
+        return f"{override}: there is no setting or group {last!r}{did_you_mean(last, names)}"
+    target = node.get("_target_") if OmegaConf.is_dict(node) else None
+    definition = find(target) if target else None
+    known = signature(definition) if isinstance(definition, Definition) else None
+    if known is None or target is None:
+        return f"{key}: there is no setting {last!r} in {'.'.join(walked)}{did_you_mean(last, names)}"
+    if last in known.parameters:
+        return f"{key}: the option does not set it, but {target} takes it; write +{override}"
+    return f"{key}: {target} has no argument {last!r}{did_you_mean(last, {*names, *known.parameters} - {'_target_'})}"
+
+
+def unreadable(override: object) -> str:
+    """Say that an override is not in Hydra's grammar."""
+    return f"{override}: not understood; write KEY=VALUE, and quote a value with special characters: 'KEY=\"a,b\"'"

@@ -1,0 +1,173 @@
+"""What every option of a group must do, whichever it is: new options are tested by existing."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import composed, options
+
+from iolaus.build import build, build_task, make
+from iolaus.check import plain
+
+KINDS = {"image": "data=digits", "table": "data=diabetes"}
+
+
+def data_for(node):
+    """A data set that a part accepts."""
+    accepted = node.get("_accepts_", {})
+    if accepted.get("target_kind") == ["real"]:
+        return "data=diabetes"
+    return "data=iris" if "image" not in accepted.get("input_kind", ["image"]) else "data=digits"
+
+
+def settings_for(group, option):
+    node = composed(f"{group}={option}", *(["data=diabetes"] if group == "loss" and option != "cross_entropy" else []))[
+        group
+    ]
+    return plain(composed(f"{group}={option}", data_for(node)))
+
+
+def a_batch(settings, n=16):
+    torch.manual_seed(0)
+    inputs = torch.randn(n, *settings["data"]["input_shape"])
+    if settings["data"]["target_kind"] == "real":
+        return inputs, torch.randn(n, settings["data"]["num_targets"])
+    return inputs, torch.randint(settings["data"]["num_classes"], (n,))
+
+
+def a_step(settings):
+    """The task after one optimizer step, and its parameters before."""
+    torch.manual_seed(0)
+    task = build_task(settings)
+    configured = task.configure_optimizers()
+    before = copy.deepcopy(task.state_dict())
+    loss = task.step(a_batch(settings))[0]
+    loss.backward()
+    configured["optimizer"].step()
+    return task, before, loss, configured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", options("model"))
+def test_models(option, kind):
+    """Shape, gradients, the same output after a round trip of the weights, no state between two calls."""
+    config = composed(f"model={option}", KINDS[kind])
+    if kind not in config.model._accepts_.input_kind:
+        return
+    settings = plain(config)
+    torch.manual_seed(0)
+    model = make(settings["model"], "model")
+    inputs, _ = a_batch(settings)
+    output = model(inputs)
+    assert output.shape == (len(inputs), settings["task"]["output_dim"])
+    output.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert parameter.grad.isfinite().all()
+    model.eval()
+    torch.manual_seed(1)
+    other = make(settings["model"], "model").eval()
+    assert not torch.equal(other(inputs), model(inputs))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(inputs), model(inputs))
+    torch.testing.assert_close(model(inputs)[:3], model(inputs[:3]))
+
+
+@pytest.mark.parametrize("option", options("loss"))
+def test_losses(option):
+    settings = settings_for("loss", option)
+    _, _, loss, _ = a_step(settings)
+    assert loss.ndim == 0
+    assert loss.isfinite()
+    assert loss > 0
+
+
+@pytest.mark.parametrize("option", options("optim"))
+def test_optimizers(option):
+    """A step moves every parameter, against the gradient of a small problem."""
+    settings = settings_for("optim", option)
+    task, before, loss, _ = a_step(settings)
+    moved = [not torch.equal(before[name], p) for name, p in task.named_parameters()]
+    assert all(moved)
+    assert task.step(a_batch(settings))[0] < loss
+
+
+@pytest.mark.parametrize("option", options("scheduler"))
+def test_schedules(option):
+    """Rates stay positive or reach zero, finite, and a round trip of the state goes on in the same way."""
+    settings = settings_for("scheduler", option)
+    _, _, _, configured = a_step(settings)
+    scheduler = configured["lr_scheduler"]["scheduler"]
+    takes_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    for _ in range(12):
+        scheduler.step(*([1.0] if takes_metric else []))
+        rate = configured["optimizer"].param_groups[0]["lr"]
+        assert math.isfinite(rate)
+        assert 0 <= rate <= settings["optim"]["lr"] * 1.0001
+    state = copy.deepcopy(scheduler.state_dict())
+    scheduler.load_state_dict(state)
+    assert scheduler.state_dict().keys() == state.keys()
+
+
+@pytest.mark.parametrize("option", options("metrics"))
+def test_metrics_give_the_same_for_any_batching(option):
+    data = "data=diabetes" if option == "regression" else "data=digits"
+    settings = plain(composed(data, f"metrics={option}"))
+    torch.manual_seed(0)
+    if data == "data=diabetes":
+        preds, target = torch.randn(60, 1), torch.randn(60, 1)
+    else:
+        preds, target = torch.randn(60, 10).softmax(-1), torch.arange(60) % 10
+    for name, node in settings["metrics"].items():
+        values = []
+        for size in (60, 7, 20):
+            metric = make(node, name)
+            for p, t in zip(preds.split(size), target.split(size), strict=True):
+                metric.update(p, t)
+            values.append(metric.compute())
+        torch.testing.assert_close(values[1], values[0], msg=name)
+        torch.testing.assert_close(values[2], values[0], msg=name)
+
+
+@pytest.mark.parametrize("option", [o for o in options("callbacks") if o != "default"])
+def test_callbacks_alone(command, option):
+    outcome = command(f"callbacks=[{option}]", "trainer.max_epochs=2", "data=iris")
+    assert outcome.code == 0, outcome.text
+
+
+@pytest.mark.parametrize("option", options("logger"))
+def test_loggers_alone(command, option):
+    outcome = command(f"logger=[{option}]", "trainer.max_epochs=1", "data=iris")
+    assert outcome.code == 0, outcome.text
+
+
+@pytest.mark.parametrize("option", [o for o in options("trainer") if o != "gpu"])
+def test_trainers(command, option):
+    outcome = command(f"trainer={option}", "data=iris", *([] if option == "one_batch" else ["trainer.max_epochs=1"]))
+    assert outcome.code == 0, outcome.text
+
+
+@pytest.mark.parametrize("option", ["breast_cancer", "diabetes", "digits", "iris", "line", "wine"])
+def test_data_sets_at_hand(option, tmp_path):
+    """Splits are disjoint and complete, facts are true, the order depends on seed and epoch alone."""
+    config = composed(f"data={option}")
+    config.output_dir = str(tmp_path)
+    run = build(config)
+    data = run.data
+    rows = torch.cat([data.rows[s] for s in data.rows])
+    assert len(rows.unique()) == len(rows) == len(data.datasets["train"])
+    if data.target_kind == "class":
+        targets = data.datasets["train"].tensors[1]
+        shares = [
+            torch.bincount(targets[data.rows[s]], minlength=data.num_classes) / len(data.rows[s]) for s in data.rows
+        ]
+        for share in shares[1:]:
+            assert (share - shares[0]).abs().max() < 0.06
+    first, again = list(data.train_dataloader()), list(data.train_dataloader())
+    assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert sum(len(batch[0]) for batch in first) == len(data.rows["train"])
+    if option != "line":
+        standardized = run.task.standardize_input(torch.cat([batch[0] for batch in first]))
+        assert standardized.mean().abs() < 1e-4
+        assert standardized.std() == pytest.approx(1, abs=0.05)

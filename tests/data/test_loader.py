@@ -1,0 +1,47 @@
+"""Both loaders give the same batches in the same order."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from iolaus.data.loader import TensorLoader, make_loader
+
+ROWS = torch.arange(3, 50)
+
+
+class Slow(Dataset):
+    """The same data, one sample at a time."""
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, index):
+        return torch.tensor([index, -index]), torch.tensor(index % 3)
+
+
+def tensors():
+    index = torch.arange(50)
+    return TensorDataset(torch.stack([index, -index], 1), index % 3)
+
+
+@pytest.mark.parametrize("key", [None, lambda: (4, 2)])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_slices_and_dataloader_agree(key, num_workers):
+    fast = make_loader(tensors(), ROWS, 8, key, 0)
+    slow = make_loader(Slow(), ROWS, 8, key, num_workers)
+    assert isinstance(fast, TensorLoader)
+    assert isinstance(slow, DataLoader)
+    assert len(fast) == len(slow) == 6
+    for a, b in zip(fast, slow, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+
+
+def test_each_epoch_has_its_order():
+    epoch = 0
+    loader = TensorLoader(tensors(), ROWS, 8, lambda: (1, epoch))
+    first = torch.cat([b[0] for b in loader])
+    epoch = 1
+    second = torch.cat([b[0] for b in loader])
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort(0).values, second.sort(0).values)

@@ -1,0 +1,73 @@
+"""Scores of an epoch: the same as computing on everything at once, whatever is kept meanwhile."""
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.regression import R2Score
+
+from iolaus.metrics import scores as module
+from iolaus.metrics.scatter import Scatter
+from iolaus.metrics.scores import Scores
+
+
+@pytest.mark.parametrize("most", [1, 50, 2**24])
+def test_any_flushing_gives_the_same(monkeypatch, most):
+    monkeypatch.setattr(module, "MOST_ELEMENTS", most)
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(50, 4), torch.arange(50) % 4
+    scores = Scores({"accuracy": MulticlassAccuracy(4, average="micro")}, lambda o: o.softmax(-1))
+    for output, target in zip(outputs.split(8), targets.split(8), strict=True):
+        scores.add(torch.nn.functional.cross_entropy(output, target), output, target)
+    values = scores.compute()
+    torch.testing.assert_close(values["loss"], torch.nn.functional.cross_entropy(outputs, targets))
+    assert values["accuracy"] == (outputs.argmax(1) == targets).float().mean()
+    scores.reset()
+    scores.add(torch.tensor(2.0), outputs[:8], targets[:8])
+    assert scores.compute()["loss"] == 2
+
+
+def test_a_last_batch_of_one_is_enough_for_r2():
+    scores = Scores({"r2": R2Score()}, lambda o: o)
+    for size in (4, 1):
+        target = torch.randn(size, 1)
+        scores.add(torch.tensor(0.0), target, target)
+    assert scores.compute()["r2"] == 1
+
+
+def test_the_worked_confusion_matrix():
+    """TN 70, FP 10, FN 15, TP 5: precision 1/3, recall 0.25, F1 0.2857, accuracy 0.75."""
+    from conftest import composed
+
+    from iolaus.build import make
+    from iolaus.check import plain
+
+    target = torch.tensor([0] * 80 + [1] * 20)
+    preds = torch.tensor([0] * 70 + [1] * 10 + [0] * 15 + [1] * 5)
+    settings = plain(composed("data=breast_cancer"))["metrics"]
+    binary = {"average": "none"}
+    values = {n: make({**settings[n], **binary}, n)(preds, target)[1].item() for n in ("precision", "recall", "f1")}
+    assert values == pytest.approx({"precision": 1 / 3, "recall": 0.25, "f1": 0.2857}, abs=5e-5)
+    assert make(settings["accuracy"], "accuracy")(preds, target) == 0.75
+    assert MulticlassConfusionMatrix(2)(preds, target).tolist() == [[70, 10], [15, 5]]
+
+
+def test_the_worked_collection():
+    """Micro accuracy, macro precision and recall over three classes: 0.125, 0.0667, 0.1111."""
+    from conftest import composed
+
+    from iolaus.build import make
+    from iolaus.check import plain
+
+    target, preds = torch.tensor([0, 2, 0, 2, 0, 1, 0, 2]), torch.tensor([2, 1, 2, 0, 1, 2, 2, 2])
+    settings = plain(composed("data=iris"))["metrics"]
+    found = [make(settings[n], n)(preds, target).item() for n in ("accuracy", "precision", "recall")]
+    assert found == pytest.approx([0.125, 0.0667, 0.1111], abs=5e-5)
+
+
+def test_scatter_keeps_the_first_points():
+    metric = Scatter(max_points=5)
+    for start in (0, 3, 6):
+        metric.update(torch.arange(start, start + 3.0)[:, None], torch.zeros(3, 1))
+    target, preds = metric.compute()
+    assert preds[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert target.shape == (5, 1)

@@ -1,0 +1,101 @@
+"""The iolaus command on finished runs, also on a stranger's."""
+
+import shutil
+
+import pytest
+import yaml
+
+from iolaus import cli
+
+
+def call(capfd, *arguments):
+    code = 0
+    try:
+        cli.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capfd.readouterr()
+    return code, captured.out + captured.err
+
+
+@pytest.fixture
+def run(command):
+    return command("data=iris", "trainer.max_epochs=3")
+
+
+def test_test_repeats_the_run_s_own_test(run, capfd):
+    code, text = call(capfd, "test", run.folder)
+    assert code == 0, text
+    expected = run.results["metrics"]["test"]
+    for name in ("loss", "accuracy", "auroc"):
+        assert f"{expected[f'{name}/test']:.4f}" in text
+    before = (run.folder / "metrics.csv").read_bytes()
+    call(capfd, "test", run.folder, "--checkpoint", "last", "data.eval_batch_size=4")
+    assert (run.folder / "metrics.csv").read_bytes() == before
+
+
+def test_other_data_by_overrides(command, tmp_path, capfd):
+    def table(name, noise):
+        (tmp_path / name).write_text(
+            "x,c,y\n" + "".join(f"{i / 10},{'ab'[i % 2]},{i / 5 + noise * (i % 3)}\n" for i in range(90))
+        )
+
+    table("a.csv", 0)
+    table("b.csv", 100)
+    folder = command(
+        "data=csv", "data.path=a.csv", "data.target=y", "model=linear", "optim.lr=0.1", "trainer.max_epochs=30"
+    ).folder
+    _, own = call(capfd, "test", folder)
+    code, other = call(capfd, "test", folder, "data.test_path=b.csv")
+    assert code == 0, other
+    assert own != other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "not a run's folder"),
+        (["RUN", "data.btach_size=3"], "did you mean 'batch_size'"),
+        (["RUN", "data.batch_size"], "write KEY=VALUE"),
+        (["RUN", "data.batch_size=0"], "data.batch_size: must be at least 1"),
+        (["RUN", "--checkpoint", "frist"], "kept are: best, last"),
+    ],
+)
+def test_wrong_words(run, capfd, arguments, says):
+    code, text = call(capfd, "test", *[run.folder if a == "RUN" else a for a in arguments])
+    assert code == 1
+    assert says in text
+    assert len(text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["model"].update(_target_="os.system"),
+        lambda c: c["model"].update(_target_="strangers_package.Net") or c.update(allow=["strangers_package"]),
+        lambda c: c["data"].update(name="${oc.env:HOME}"),
+        lambda c: c["trainer"].update(logger={"_target_": "subprocess.Popen", "args": "true"}),
+    ],
+)
+def test_a_stranger_s_settings_run_no_code(run, capfd, tmp_path, change):
+    folder = tmp_path / "stranger"
+    shutil.copytree(run.folder, folder)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    change(settings)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    code, text = call(capfd, "test", folder)
+    assert code == 1
+    assert "not a class" in text or "not the resolved settings" in text
+
+
+def test_yaml_tags_are_refused(run, capfd):
+    (run.folder / "config.yaml").write_text("x: !!python/object/apply:os.system ['true']")
+    code, text = call(capfd, "test", run.folder)
+    assert code == 1
+    assert "not plain YAML" in text
+
+
+def test_help_names_the_commands(capfd):
+    code, text = call(capfd, "--help")
+    assert code == 0
+    assert "test" in text

@@ -1,0 +1,191 @@
+"""Every option composes and checks; help and errors come without torch."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, composed, options
+
+from iolaus.check import check
+from iolaus.data.sniff import sniff_target_kind
+from iolaus.errors import ConfigError
+from iolaus.rules import GROUPS, in_words, within
+
+# Options that need more words than their name.
+MORE = {
+    "data=csv": ["task=classification", "data.path=.", "data.target=y"],
+    "data=image_folder": ["data.path=."],
+    "model=cnn": ["data=digits"],
+    "loss=mse": ["data=diabetes"],
+    "loss=mae": ["data=diabetes"],
+    "metrics=regression": ["data=diabetes"],
+    "task=regression": ["data=diabetes"],
+}
+EVERY = [f"{g}={o}" for g in sorted(GROUPS) for o in options(g) if o != "auto" or g == "trainer"]
+
+
+@pytest.mark.parametrize("choice", EVERY)
+def test_every_option_composes_and_checks(choice):
+    check(composed(choice, *MORE.get(choice, [])))
+
+
+@pytest.mark.parametrize(
+    ("choice", "task"), [("digits", "classification"), ("diabetes", "regression"), ("line", "regression")]
+)
+def test_the_data_set_picks_the_task_and_the_task_loss_and_metrics(choice, task):
+    config = composed(f"data={choice}")
+    assert config.task.target_kind == {"classification": "class", "regression": "real"}[task]
+    assert ("accuracy" in config.metrics) == (task == "classification")
+    assert (
+        config.loss._target_ == {"classification": "torch.nn.CrossEntropyLoss", "regression": "torch.nn.MSELoss"}[task]
+    )
+
+
+def test_the_command_line_wins():
+    assert composed("data=diabetes", "loss=mae").loss._target_ == "torch.nn.L1Loss"
+    assert composed("data=line", "objective.monitor=mae/train").objective.monitor == "mae/train"
+
+
+def test_callbacks_are_keyed():
+    assert "early_stopping" not in composed("~callbacks.early_stopping").get("callbacks")
+    assert composed("callbacks.early_stopping.patience=5").callbacks.early_stopping.patience == 5
+    assert list(composed("callbacks=[summary,progress]").callbacks) == ["summary", "progress"]
+    assert set(composed("logger=[tensorboard,csv]").logger) == {"tensorboard", "csv"}
+
+
+TORCH_FREE = """
+import sys
+sys.argv = ["train.py", *{arguments!r}]
+from train import main
+from iolaus.compose import launch
+code = 0
+try:
+    launch(main)
+except SystemExit as stop:
+    code = stop.code or 0
+heavy = {{"torch", "pytorch_lightning", "torchmetrics", "pandas", "numpy", "sklearn", "matplotlib"}} & sys.modules.keys()
+print("code", code, "heavy", sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--cfg", "job"], 0),
+        (["--cfg", "job", "data=iris", "model=linear"], 0),
+        (["optim.lrr=1", "data=irs", "modle=mlp"], 1),
+        (["optim.lr=-1", "loss=mse", "+nothing=1"], 1),
+        (["data=csv", "data.path=/no/such.csv", "data.target=y"], 1),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else str(v),
+)
+def test_help_and_errors_come_without_torch(arguments, code):
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE.format(arguments=arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == f"code {code} heavy []", done.stdout + done.stderr
+
+
+def test_completion_of_options():
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE.format(arguments=["-sc", "query=bash"])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"COMP_LINE": "python train.py data=di", "COMP_POINT": "23", "PATH": "/usr/bin"},
+    )
+    assert {"data=digits", "data=diabetes"} <= set(done.stdout.split()), done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "code 0 heavy []"
+
+
+def test_all_problems_are_told_together():
+    config = composed("optim.lr=-1", "data.batch_size=0", "loss=mse", "+nobody=1")
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert error.value.problems[0].startswith("nobody: nothing reads this setting")
+    config = composed("optim.lr=-1", "data.batch_size=0", "loss=mse")
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert len(error.value.problems) == 3
+
+
+def test_a_key_that_an_interpolation_reads_is_meant():
+    check(composed("+width=32", "model.hidden_dims=[${width}]"))
+
+
+@pytest.mark.parametrize(
+    ("number", "interval", "inside"),
+    [
+        (0, "(0, inf)", False),
+        (1e-9, "(0, inf)", True),
+        (1, "[0, 1)", False),
+        (1, "[1, inf)", True),
+        (1, "[0, 1]", True),
+    ],
+)
+def test_intervals(number, interval, inside):
+    assert within(number, interval) is inside
+
+
+def test_intervals_in_words():
+    assert in_words("(0, inf)") == "above 0"
+    assert in_words("[1, inf)") == "at least 1"
+    assert in_words("[0, 1)") == "in [0, 1)"
+
+
+DANGEROUS = [
+    "os.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "torch.load",
+    "torch.hub.load",
+    "torch.nn.Module.load_state_dict",
+    "torch.nn.functional.F.eval",
+    "torch.optim.Adam.__init__.__globals__",
+    "torch.utils.cpp_extension.load_inline",
+    "torch.serialization.SourceChangeWarning",
+    "numpy.load",
+    "pandas.read_pickle",
+    "joblib.load",
+    "sympy.sympify",
+    "pytorch_lightning.LightningModule.load_from_checkpoint",
+    "pytorch_lightning.trainer.trainer.os.system",
+    "torchmetrics.functional.text.bert.AutoModel",
+    "iolaus.cli.main",
+    "iolaus.cli.Path",
+    "hydra.utils.instantiate",
+    "pickle.Unpickler",
+    "yaml.UnsafeLoader",
+]
+
+
+@pytest.mark.parametrize("target", DANGEROUS)
+def test_only_listed_classes_are_built(target):
+    with pytest.raises(ConfigError, match=r"not a class that a configuration may build|there is no"):
+        check(composed(f"model._target_={target}"))
+
+
+def test_own_packages_are_allowed_by_name():
+    with pytest.raises(ConfigError, match=r"add allow=\[my_models\]"):
+        check(composed("model._target_=my_models.Net"))
+    with pytest.raises(ConfigError, match=r"'my_models' of my_models\.Net is not installed"):
+        check(composed("model._target_=my_models.Net", "allow=[my_models]"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["a", "b", "a"], "class"),
+        (["0", "1", "1", "0"], "class"),
+        (["1.0", "2.0", "1.0", "2.0"], "class"),
+        (["0.5", "1.5", "0.5", "1.5"], "real"),
+        ([str(i) for i in range(50)], "real"),
+        (["1", "2", "3"], "real"),
+        (["1", "", "1", "2", "2"], "class"),
+    ],
+)
+def test_the_target_column_tells_the_task(tmp_path, cells, kind):
+    file = tmp_path / "table.csv"
+    file.write_text("x,y\n" + "".join(f"0,{cell}\n" for cell in cells))
+    assert sniff_target_kind(str(file), "y", ",") == kind

@@ -1,0 +1,165 @@
+"""The rules of the layout: imports go one way, every component has its option, options are written alike."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+from conftest import CONF, ROOT, nodes, read_yaml
+
+from iolaus.build import make
+from iolaus.rules import GIVEN, OWN_KEYS
+
+SOURCE = ROOT / "src" / "iolaus"
+FILES = sorted(SOURCE.rglob("*.py"))
+OPTIONS = sorted(CONF.rglob("*.yaml"))
+LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler"}
+# Lower numbers may not import higher ones.
+LAYERS = {
+    **dict.fromkeys(["errors"], 0),
+    **dict.fromkeys(["signature", "rules", "functional"], 1),
+    **dict.fromkeys(LEAVES, 2),
+    **dict.fromkeys(["task", "data", "callbacks", "logger"], 3),
+    **dict.fromkeys(["check", "explain", "history", "figures"], 4),
+    **dict.fromkeys(["build", "compose"], 5),
+    **dict.fromkeys(["preflight", "report"], 6),
+    **dict.fromkeys(["cli"], 7),
+    **dict.fromkeys(["__main__"], 8),
+}
+# Files that serve the others of their folder and are no option.
+SUPPORT = {"data/base", "data/loader", "data/order", "data/sniff", "task/base", "metrics/scores"}
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def test_there_is_something_to_test():
+    assert len(FILES) > 30
+    assert len(OPTIONS) > 40
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_imports_go_one_way(file):
+    own = part_of(file)
+    if file.name == "__init__.py":
+        assert file.read_text() == ""
+        return
+    for name in imports(file):
+        package, *rest = name.split(".")
+        if package == "iolaus":
+            other = rest[0]
+            assert LAYERS[other] < LAYERS[own] or other == own, name
+        if package in ("hydra", "omegaconf"):
+            assert own in {"check", "compose", "explain", "build", "report", "cli"}, f"{name} in {own}"
+        if package == "pytorch_lightning":
+            assert own not in LEAVES, f"{name} in a leaf package"
+
+
+def test_the_way_in_imports_nothing_heavy_at_module_level():
+    heavy = {"torch", "pytorch_lightning", "torchmetrics", "torchvision", "pandas", "sklearn", "matplotlib", "numpy"}
+    light = [
+        SOURCE / f"{name}.py"
+        for name in ("errors", "signature", "rules", "check", "compose", "explain", "cli", "data/sniff")
+    ]
+    for file in [ROOT / "train.py", *light]:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+                assert not heavy & {n.split(".")[0] for n in names}, f"{file.name}: {names}"
+
+
+def test_every_component_has_an_option():
+    targets = {n["_target_"].rpartition(".")[0] for f in OPTIONS for n in nodes(read_yaml(f))}
+    for folder in ("model", "loss", "metrics", "data", "task", "callbacks", "logger"):
+        for file in sorted((SOURCE / folder).glob("*.py")):
+            name = f"{folder}/{file.stem}"
+            if file.stem != "__init__" and name not in SUPPORT:
+                assert "iolaus." + name.replace("/", ".") in targets, f"no YAML names {name}"
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda f: str(f.relative_to(CONF)))
+def test_options_begin_with_what_they_are(file):
+    lines = file.read_text().splitlines()
+    lines = lines[1:] if lines[0].startswith("# @package") else lines
+    assert lines[0].startswith("# "), "the first line says what it is"
+    assert len(lines[0]) > 20
+    assert file.name == "config.yaml" or "${hydra:" not in file.read_text()
+
+
+def named_classes():
+    for file in OPTIONS:
+        content = read_yaml(file)
+        for path, node in paths(content, file.parent.name if "_target_" in content else ""):
+            yield pytest.param(file, path, node, id=f"{file.relative_to(CONF)}:{node['_target_'].rpartition('.')[2]}")
+
+
+def paths(node, path):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from paths(value, f"{path}.{key}" if path else key)
+
+
+# Arguments that options leave out: torch warns when the deprecated ones are given, the others are rarely changed.
+UNSAID = {"size_average", "reduce", "multidim_average", "ignore_index", "top_k", "validate_args", "zero_division"}
+SHARED = read_yaml(CONF / "base" / "data.yaml")
+
+
+def inherited(file):
+    """The settings that an option takes from others by its defaults list."""
+    settings = {}
+    for entry in read_yaml(file).get("defaults", []):
+        if isinstance(entry, str) and entry.startswith("/base/data"):
+            settings |= SHARED
+        elif isinstance(entry, str) and entry == "auto":
+            settings |= read_yaml(file.parent / "auto.yaml")
+    return settings
+
+
+def arguments(cls):
+    """The arguments of a class by name; where it hands **kwargs on, those of its base class too."""
+    found = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            own = inspect.signature(base.__init__).parameters.values()
+            named = {p.name: p for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"}
+            found = named | found
+            if not any(p.kind == p.VAR_KEYWORD for p in own) or not base.__module__.startswith("iolaus"):
+                break
+            if base.__bases__[0].__name__ in ("Task", "Metric", "LightningDataModule"):
+                break  # their arguments are handed over by build, or are none
+    return found
+
+
+@pytest.mark.parametrize(("file", "path", "node"), list(named_classes()))
+def test_options_list_every_argument(file, path, node):
+    """With the default of the signature, for classes of our own; others may differ for a reason."""
+    module, _, name = node["_target_"].rpartition(".")
+    found = arguments(getattr(__import__(module, fromlist=[name]), name))
+    settings = inherited(file) | node
+    missing = found.keys() - settings.keys() - GIVEN.get(path, set()) - UNSAID
+    assert not missing, f"{file.name} does not list {sorted(missing)} of {name}"
+    if not module.startswith("iolaus."):
+        return
+    assert settings.keys() - OWN_KEYS - {"defaults"} <= found.keys()
+    for key in settings.keys() & found.keys() - SHARED.keys():
+        value, default = settings[key], found[key].default
+        if default is not inspect.Parameter.empty and not (isinstance(value, str) and "${" in value):
+            assert value == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_make_leaves_plain_values_alone():
+    assert make({"a": [1, {"b": None}]}, "x") == {"a": [1, {"b": None}]}
