@@ -118,7 +118,8 @@ class Report:
         pairs = (
             o.lstrip("+").partition("=")[::2] for o in self.job.overrides if "=" in o and "." in o.partition("=")[0]
         )
-        return short | {key: value for key, value in pairs if not key.startswith("hydra.")}
+        told = ("hydra.", "optim.lr", "data.batch_size")
+        return short | {key: value for key, value in pairs if not key.startswith(told)}
 
     def _results(self, status: str, error: BaseException | None) -> dict[str, Any]:
         monitor, mode = self.config.objective.monitor, self.config.objective.mode
