@@ -8,18 +8,17 @@ python train.py --help                        all groups and options
 
 from omegaconf import DictConfig
 
-from iolaus.compose import check_job, launch
+from iolaus.compose import launch, this_job
 
 
 def main(config: DictConfig) -> float | None:
-    """Compose, check, build, fit, test, report; return the objective's best value to a sweep."""
-    job = check_job(config)
-    # torch is imported here and not above: help, completion and every message about settings come without it
+    """Build, fit, test, report, on settings that are composed and checked; return the objective's best value."""
+    # imported here and not above: help, completion and every message about settings come without torch
     from iolaus.build import build
     from iolaus.preflight import preflight
     from iolaus.report import Report
 
-    with Report(config, job) as report:
+    with Report(config, this_job()) as report:
         run = report.follow(build(config))
         preflight(run)
         if "fit" in config.stages:

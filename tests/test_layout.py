@@ -17,10 +17,10 @@ LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler"}
 # Lower numbers may not import higher ones.
 LAYERS = {
     **dict.fromkeys(["errors"], 0),
-    **dict.fromkeys(["signature", "rules", "functional"], 1),
+    **dict.fromkeys(["signature", "rules", "startup", "functional"], 1),
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "callbacks", "logger"], 3),
-    **dict.fromkeys(["check", "explain", "history", "figures"], 4),
+    **dict.fromkeys(["check", "explain", "fast_loop", "history", "figures"], 4),
     **dict.fromkeys(["build", "compose"], 5),
     **dict.fromkeys(["preflight", "report"], 6),
     **dict.fromkeys(["cli"], 7),
@@ -71,7 +71,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
     heavy = {"torch", "pytorch_lightning", "torchmetrics", "torchvision", "pandas", "sklearn", "matplotlib", "numpy"}
     light = [
         SOURCE / f"{name}.py"
-        for name in ("errors", "signature", "rules", "check", "compose", "explain", "cli", "data/sniff")
+        for name in ("errors", "signature", "rules", "check", "compose", "explain", "startup", "cli", "data/sniff")
     ]
     for file in [ROOT / "train.py", *light]:
         for node in ast.parse(file.read_text()).body:

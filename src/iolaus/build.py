@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from iolaus import fast_loop
 from iolaus.check import plain
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
@@ -102,7 +103,7 @@ def build_trainer(settings: dict[str, Any], history: History) -> pl.Trainer:
     """Lightning's Trainer with callbacks and loggers; bars, checkpoints and loggers are there when they are chosen."""
     callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items()]
     loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items()]
-    return make(
+    trainer: pl.Trainer = make(
         settings["trainer"],
         "trainer",
         callbacks=callbacks,
@@ -112,6 +113,8 @@ def build_trainer(settings: dict[str, Any], history: History) -> pl.Trainer:
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         enable_model_summary=False,
     )
+    fast_loop.install(trainer)
+    return trainer
 
 
 def make(node: Any, path: str, **given: Any) -> Any:

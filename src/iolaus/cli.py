@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from iolaus.check import check
 from iolaus.errors import UserError, did_you_mean
+from iolaus.startup import import_lightning
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,6 +47,7 @@ def _test(options: argparse.Namespace) -> None:
     config = read_run(options.run, options.overrides, options.allow)
     checkpoint = find_checkpoint(options.run, options.checkpoint)
     check(config)
+    import_lightning()
     from iolaus.build import build
     from iolaus.report import table_text
 

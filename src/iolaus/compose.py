@@ -32,6 +32,7 @@ from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import explain, unreadable
 from iolaus.rules import GROUPS
+from iolaus.startup import import_lightning
 
 TASKS = {"class": "classification", "real": "regression"}
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
@@ -62,6 +63,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
 
     def job(config: DictConfig) -> Any:
         try:
+            check_job(config)
+            import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)
         except (UserError, OSError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -103,12 +106,17 @@ class Job:
     choices: dict[str, Any]
 
 
-def check_job(config: DictConfig) -> Job:
+def check_job(config: DictConfig) -> None:
     """Check a job's configuration once it runs: a sweeper may have chosen its values."""
     settings = HydraConfig.get()
-    choices = _choices(settings)
-    check(config, choices, _folders(settings))
-    return Job(list(settings.overrides.task), {g: c for g, c in choices.items() if g in GROUPS and c is not None})
+    check(config, _choices(settings), _folders(settings))
+
+
+def this_job() -> Job:
+    """What was asked for, inside a job."""
+    settings = HydraConfig.get()
+    chosen = {g: c for g, c in _choices(settings).items() if g in GROUPS and c is not None}
+    return Job(list(settings.overrides.task), chosen)
 
 
 def _choices(settings: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class History(Logger):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
         self.test: dict[str, float] = {}
         self._pending: dict[str, float] = {}

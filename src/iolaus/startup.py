@@ -1,0 +1,39 @@
+"""A quick start: what torchmetrics would import and nobody asked for stays out.
+
+Importing Lightning imports torchmetrics, which imports whatever is installed of the packages that some of its metrics could use:
+torchvision, scipy, matplotlib. That is a third of the time that the import takes. The names that this relies on have canaries in
+`tests/test_startup.py`.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Packages that torchmetrics probes for and whose metrics a configuration cannot name.
+UNASKED = {"torchvision", "scipy", "matplotlib", "transformers", "nltk", "onnxruntime", "librosa", "pesq"}
+
+
+def import_lightning() -> None:
+    """Import Lightning and torch, without what was not asked for."""
+    with _unseen(UNASKED):
+        import pytorch_lightning  # noqa: F401
+
+
+@contextmanager
+def _unseen(packages: set[str]) -> Iterator[None]:
+    """Let the probes for these packages say no; outside they answer as before."""
+    from lightning_utilities.core import imports
+
+    probe, ask = imports.RequirementCache.__bool__, imports.package_available
+
+    def lean_probe(self: imports.RequirementCache) -> bool:
+        name = re.split(r"[<>=!\[]", self.requirement or self.module or "")[0]
+        return name not in packages and probe(self)
+
+    imports.RequirementCache.__bool__ = lean_probe  # type: ignore[method-assign]
+    imports.package_available = lambda name: name not in packages and ask(name)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        imports.RequirementCache.__bool__ = probe  # type: ignore[method-assign]
+        imports.package_available = ask

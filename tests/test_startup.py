@@ -1,0 +1,44 @@
+"""What a run imports, and that the probes which are silenced meanwhile answer again."""
+
+import subprocess
+import sys
+
+from conftest import ROOT
+
+SCRIPT = """
+import sys
+sys.argv = ["train.py", "trainer.max_epochs=1", "stages=[fit]", "data=line", "callbacks=[]", "logger=[]", "output_dir=run"]
+from train import main
+from iolaus.compose import launch
+steps = []
+from iolaus import startup
+startup.import_lightning()
+print("after lightning", sorted(UNASKED & sys.modules.keys()))
+from lightning_utilities.core.imports import RequirementCache, package_available
+print("probes", bool(RequirementCache("torchvision")), package_available("scipy"))
+launch(main)
+print("after a run", sorted({"torchvision", "sklearn", "pandas", "transformers", "onnx", "tensorboard"} & sys.modules.keys()))
+from torchmetrics.classification import MulticlassAccuracy
+import torchvision.models
+"""
+
+
+def test_what_a_run_imports(tmp_path):
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from iolaus.startup import UNASKED\n" + SCRIPT
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = dict(line.split(" [") for line in done.stdout.splitlines() if " [" in line and line.startswith("after"))
+    assert "torchvision" not in told["after lightning"]
+    assert told["after a run"] == "]"
+    assert "probes True True" in done.stdout
+
+
+def test_the_names_that_the_start_relies_on():
+    """Canaries: without these names the packages would be imported, or the import would fail."""
+    from lightning_utilities.core import imports
+
+    assert callable(imports.package_available)
+    assert "__bool__" in vars(imports.RequirementCache)
+    cache = imports.RequirementCache("torchvision>=0.1")
+    assert cache.requirement == "torchvision>=0.1"
+    assert cache.module is None
