@@ -8,7 +8,6 @@ import torch
 from conftest import composed
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
-from iolaus import fast_loop
 from iolaus.build import build
 from iolaus.fast_loop import HOOKS, PARTS, FastEpochLoop
 
@@ -48,10 +47,8 @@ def fit(tmp_path, fast, *overrides):
         "trainer.max_epochs=3", "callbacks=[lr_monitor]", "logger=[]", "trainer.log_every_n_steps=3", *overrides
     )
     config.output_dir = str(tmp_path)
+    config.trainer.fast_loop = fast
     run = build(config)
-    if not fast:
-        stock = run.trainer.fit_loop.epoch_loop
-        run.trainer.fit_loop.epoch_loop = _TrainingEpochLoop(run.trainer, stock.min_steps, stock.max_steps)
     recorder = Recorder()
     run.trainer.callbacks.append(recorder)
     run.trainer.fit(run.task, datamodule=run.data)
@@ -81,7 +78,8 @@ CASES = [
 def test_the_same_as_lightning_s_own_loop(tmp_path, overrides):
     fast, fast_calls = fit(tmp_path / "a", True, *overrides)
     stock, stock_calls = fit(tmp_path / "b", False, *overrides)
-    assert isinstance(fast.trainer.fit_loop.epoch_loop, FastEpochLoop)
+    assert type(fast.trainer.fit_loop.epoch_loop) is FastEpochLoop
+    assert type(stock.trainer.fit_loop.epoch_loop) is _TrainingEpochLoop
     plain = fast.trainer.fit_loop.epoch_loop._plain
     assert plain == (not any(("accumulate" in o) or ("64-true" in o) for o in overrides))
     for (name, value), other in zip(fast.task.state_dict().items(), stock.task.state_dict().values(), strict=True):
@@ -112,10 +110,8 @@ def test_a_hook_may_end_the_epoch(tmp_path):
     def run(fast):
         config = composed("trainer.max_epochs=2", "logger=[]", "callbacks=[]")
         config.output_dir = str(tmp_path / str(fast))
+        config.trainer.fast_loop = fast
         built = build(config)
-        if not fast:
-            built.trainer.fit_loop.epoch_loop = _TrainingEpochLoop(built.trainer)
-        built.task.on_train_batch_start = lambda batch, batch_idx: -1 if batch_idx == 4 else None
         type(built.task).on_train_batch_start = lambda self, batch, batch_idx: -1 if batch_idx == 4 else None
         try:
             built.trainer.fit(built.task, datamodule=built.data)
@@ -147,5 +143,3 @@ def test_the_names_that_the_loop_relies_on():
     ):
         for name in names.split():
             assert hasattr(owner, name), name
-    fast_loop.install(trainer)
-    assert isinstance(trainer.fit_loop.epoch_loop, FastEpochLoop)

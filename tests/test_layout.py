@@ -21,6 +21,7 @@ LAYERS = {
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "callbacks", "logger"], 3),
     **dict.fromkeys(["check", "explain", "fast_loop", "history", "figures"], 4),
+    **dict.fromkeys(["trainer"], 4.5),
     **dict.fromkeys(["build", "compose"], 5),
     **dict.fromkeys(["preflight", "report"], 6),
     **dict.fromkeys(["cli"], 7),
@@ -144,18 +145,24 @@ def arguments(cls):
     return found
 
 
+def own_init(cls):
+    return cls.__module__.startswith("iolaus") and "__init__" in vars(cls)
+
+
 @pytest.mark.parametrize(("file", "path", "node"), list(named_classes()))
 def test_options_list_every_argument(file, path, node):
     """With the default of the signature, for classes of our own; others may differ for a reason."""
     module, _, name = node["_target_"].rpartition(".")
-    found = arguments(getattr(__import__(module, fromlist=[name]), name))
+    cls = getattr(__import__(module, fromlist=[name]), name)
+    found = arguments(cls)
     settings = inherited(file) | node
     missing = found.keys() - settings.keys() - GIVEN.get(path, set()) - UNSAID
     assert not missing, f"{file.name} does not list {sorted(missing)} of {name}"
     if not module.startswith("iolaus."):
         return
     assert settings.keys() - OWN_KEYS - {"defaults"} <= found.keys()
-    for key in settings.keys() & found.keys() - SHARED.keys():
+    own = set().union(*(vars(c)["__init__"].__annotations__ for c in cls.__mro__ if own_init(c)))
+    for key in settings.keys() & own - SHARED.keys():
         value, default = settings[key], found[key].default
         if default is not inspect.Parameter.empty and not (isinstance(value, str) and "${" in value):
             assert value == (list(default) if isinstance(default, tuple) else default), key

@@ -13,13 +13,13 @@ from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from iolaus import fast_loop
 from iolaus.check import plain
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 from iolaus.history import History
 from iolaus.rules import OWN_KEYS
 from iolaus.task.base import Task
+from iolaus.trainer import Trainer
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Run:
     config: dict[str, Any]
     data: DataModule
     task: Task
-    trainer: pl.Trainer
+    trainer: Trainer
     history: History
 
     @property
@@ -99,11 +99,11 @@ def build_task(settings: dict[str, Any]) -> Task:
     )
 
 
-def build_trainer(settings: dict[str, Any], history: History) -> pl.Trainer:
+def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
     """Lightning's Trainer with callbacks and loggers; bars, checkpoints and loggers are there when they are chosen."""
     callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items()]
     loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items()]
-    trainer: pl.Trainer = make(
+    return make(
         settings["trainer"],
         "trainer",
         callbacks=callbacks,
@@ -113,8 +113,6 @@ def build_trainer(settings: dict[str, Any], history: History) -> pl.Trainer:
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         enable_model_summary=False,
     )
-    fast_loop.install(trainer)
-    return trainer
 
 
 def make(node: Any, path: str, **given: Any) -> Any:

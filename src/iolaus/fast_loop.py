@@ -43,12 +43,6 @@ PARTS = (
 )
 
 
-def install(trainer: pl.Trainer) -> None:
-    """Let a trainer fit by the fast loop."""
-    stock = trainer.fit_loop.epoch_loop
-    trainer.fit_loop.epoch_loop = FastEpochLoop(trainer, min_steps=stock.min_steps, max_steps=stock.max_steps)
-
-
 class FastEpochLoop(_TrainingEpochLoop):
     """One epoch of training; see the module."""
 

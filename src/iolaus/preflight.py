@@ -28,7 +28,8 @@ def preflight(run: Run) -> None:
     task.train()
     try:
         with torch.random.fork_rng():
-            _try(run, batch)
+            run.trainer.prepare(task, batch[0])
+            _try(run, [part.to(task.device) for part in batch])
     finally:
         task.zero_grad(set_to_none=True)
         task.train_scores.reset()

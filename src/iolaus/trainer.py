@@ -1,0 +1,61 @@
+"""Lightning's Trainer with what Iolaus adds to it. https://lightning.ai/docs/pytorch/stable/common/trainer.html."""
+
+import logging
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+
+from iolaus.fast_loop import FastEpochLoop
+
+log = logging.getLogger("iolaus")
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer; plain steps run in the fast loop, the model can be compiled.
+
+    Args:
+        compile: true, or a mode of torch.compile, compiles the model; where that fails it runs as it is, and a line says so.
+        channels_last: whether 4-dimensional weights and images are laid out channels last, which convolutions on GPUs and
+            some processors like better.
+        matmul_precision: of float32 products: highest, or high and medium, which let GPUs use TF32 and bf16 inside.
+        fast_loop: whether plain steps run in the fast loop; false is Lightning's own.
+        lightning: the arguments of Lightning's Trainer.
+    """
+
+    def __init__(
+        self,
+        compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
+        channels_last: bool = False,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+        fast_loop: bool = True,
+        **lightning: Any,
+    ):
+        super().__init__(**lightning)
+        self.compile_mode = "default" if compile is True else compile or None
+        self.channels_last = channels_last
+        torch.set_float32_matmul_precision(matmul_precision)
+        if fast_loop:
+            stock = self.fit_loop.epoch_loop
+            self.fit_loop.epoch_loop = FastEpochLoop(self, min_steps=stock.min_steps, max_steps=stock.max_steps)
+
+    def prepare(self, task: pl.LightningModule, inputs: torch.Tensor) -> None:
+        """Lay out and compile a task's model, in place, so that its weights keep their names.
+
+        Args:
+            task: its `model` is the network.
+            inputs: a small batch, to see whether the compiler works where the training will run.
+        """
+        if self.channels_last:
+            task.model.to(memory_format=torch.channels_last)
+        if self.compile_mode is None:
+            return
+        device = self.strategy.root_device
+        model: torch.nn.Module = task.to(device).model  # type: ignore[assignment]
+        model.compile(mode=self.compile_mode)
+        try:
+            task(inputs.to(device))
+        except Exception as error:  # whatever the compiler trips over: no C++ compiler, a backend's own errors
+            model._compiled_call_impl = None
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            log.warning("trainer.compile: the model runs uncompiled, the compiler failed: %s", reason[:200])
