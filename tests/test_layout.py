@@ -13,7 +13,7 @@ from iolaus.rules import GIVEN, OWN_KEYS
 SOURCE = ROOT / "src" / "iolaus"
 FILES = sorted(SOURCE.rglob("*.py"))
 OPTIONS = sorted(CONF.rglob("*.yaml"))
-LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler"}
+LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment"}
 # Lower numbers may not import higher ones.
 LAYERS = {
     **dict.fromkeys(["errors"], 0),
@@ -28,7 +28,7 @@ LAYERS = {
     **dict.fromkeys(["__main__"], 8),
 }
 # Files that serve the others of their folder and are no option.
-SUPPORT = {"data/base", "data/loader", "data/order", "data/sniff", "task/base", "metrics/scores"}
+SUPPORT = {"augment/base", "data/base", "data/loader", "data/order", "data/sniff", "task/base", "metrics/scores"}
 
 
 def part_of(file: Path) -> str:
@@ -83,7 +83,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
 
 def test_every_component_has_an_option():
     targets = {n["_target_"].rpartition(".")[0] for f in OPTIONS for n in nodes(read_yaml(f))}
-    for folder in ("model", "loss", "metrics", "data", "task", "callbacks", "logger"):
+    for folder in ("model", "loss", "metrics", "data", "augment", "task", "callbacks", "logger"):
         for file in sorted((SOURCE / folder).glob("*.py")):
             name = f"{folder}/{file.stem}"
             if file.stem != "__init__" and name not in SUPPORT:

@@ -59,6 +59,7 @@ def build(config: DictConfig) -> Run:
         config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
     settings = plain(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
+    data.augmentations = [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
     task = build_task(settings)
     if data.standardize:
         task.fit_statistics(data.statistics())

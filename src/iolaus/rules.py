@@ -6,7 +6,7 @@ from typing import Any
 # Top-level keys that are settings; every other known one is a group.
 SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow"}
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
-GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger"}
+GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment"}
 STAGES = ("fit", "test")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.
@@ -43,6 +43,7 @@ KNOWN_PACKAGES = {"iolaus", "torch", "torchvision", "torchmetrics", "pytorch_lig
 # Ranges by argument name, wherever it stands; for a list, of each item.
 RANGES = {
     "accumulate_grad_batches": "[1, inf)",
+    "alpha": "(0, inf)",
     "batch_size": "[1, inf)",
     "betas": "[0, 1)",
     "channels": "[1, inf)",
@@ -74,7 +75,9 @@ RANGES = {
     "num_nodes": "[1, inf)",
     "num_workers": "[0, inf)",
     "overfit_batches": "[0, inf)",
+    "padding": "[0, inf)",
     "patience": "[0, inf)",
+    "probability": "[0, 1]",
     "seed": "[0, 4294967295]",
     "size": "[1, inf)",
     "step_size": "[1, inf)",

@@ -8,8 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from iolaus.data.loader import make_loader
-from iolaus.data.order import mix, split
+from iolaus.augment.base import Augmentation
+from iolaus.data.loader import AugmentedLoader, make_loader
+from iolaus.data.order import split
 from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -71,6 +72,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.standardize = standardize
         self.num_workers = num_workers
         self.seed = seed
+        self.augmentations: list[Augmentation] = []  # of training batches; build sets them
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
 
@@ -188,12 +190,14 @@ class DataModule(pl.LightningDataModule, ABC):
         return int(min(size, 16_384))
 
     def train_dataloader(self) -> Any:
-        # Overfitting repeats the same batches, so their order must not change.
-        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._loader("train", self.batch_size, lambda: (mix(self.seed, 0),))
-        return self._loader(
-            "train", self.batch_size, lambda: (self.seed, self.trainer.current_epoch if self.trainer else 0)
-        )
+        def key() -> tuple[int, ...]:
+            # Overfitting repeats the same batches, so their order must not change.
+            if self.trainer is None or self.trainer.overfit_batches:  # type: ignore[attr-defined]
+                return (self.seed, 0)
+            return (self.seed, self.trainer.current_epoch)
+
+        loader = self._loader("train", self.batch_size, key)
+        return AugmentedLoader(loader, self.augmentations, key) if self.augmentations else loader
 
     def val_dataloader(self) -> Any:
         return self._loader("val", self._eval_batch_size("val"))

@@ -1,11 +1,12 @@
 """Batches in an order that depends on (seed, epoch) alone: slices of tensors in memory, or torch's DataLoader."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from iolaus.data.order import permutation
+from iolaus.augment.base import Augmentation, Batch
+from iolaus.data.order import mix, permutation
 
 
 class TensorLoader:
@@ -55,6 +56,34 @@ class KeyedBatches:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         rows = self.rows if self.key is None else self.rows[permutation(len(self.rows), *self.key())]
         return iter([batch.tolist() for batch in rows.split(self.batch_size)])
+
+
+class AugmentedLoader:
+    """A loader whose batches pass through augmentations.
+
+    Args:
+        loader: gives (inputs, target).
+        augmentations: applied in this order.
+        key: what the randomness depends on besides the number of the batch, read when an epoch begins.
+    """
+
+    def __init__(self, loader: Iterable, augmentations: Sequence[Augmentation], key: Callable[[], tuple[int, ...]]):
+        self.loader = loader
+        self.augmentations = augmentations
+        self.key = key
+
+    def __len__(self) -> int:
+        assert isinstance(self.loader, Sized)
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        key = self.key()
+        generator = torch.Generator()
+        for number, (inputs, target) in enumerate(self.loader):
+            generator.manual_seed(mix(*key, number))
+            for augment in self.augmentations:
+                inputs, target = augment(inputs, target, generator)
+            yield inputs, target
 
 
 def make_loader(

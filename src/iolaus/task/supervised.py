@@ -23,7 +23,8 @@ class Supervised(Task):
         parts: model, loss, metrics, optimizer and scheduler; see Task.
 
     Shape:
-        batch: inputs (B, *input_shape) and targets, (B,) int64 classes or (B, output_dim) real; output: (B, output_dim).
+        batch: inputs (B, *input_shape); targets (B,) int64 classes, (B, output_dim) their probabilities, or (B, output_dim) real
+            numbers. output: (B, output_dim).
     """
 
     def __init__(self, input_kind: str, input_shape: Sequence[int], output_dim: int, target_kind: str, **parts: Any):
@@ -47,7 +48,10 @@ class Supervised(Task):
     def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs, target = batch
         output = self(inputs)
-        return self.loss(output, self.standardize_target(target)), output, target
+        loss = self.loss(output, self.standardize_target(target))
+        if self.target_kind == "class" and target.ndim == 2:  # probabilities of blended samples
+            target = target.argmax(1)
+        return loss, output, target
 
     def to_preds(self, output: torch.Tensor) -> torch.Tensor:
         if isinstance(self.standardize_target, Standardize):

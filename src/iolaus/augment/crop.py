@@ -1,0 +1,38 @@
+"""Shift images by a few pixels, as cropping from a padded image does."""
+
+import torch
+
+from iolaus.augment.base import Augmentation, Batch
+
+
+class Crop(Augmentation):
+    """Crops each image at a random place from itself padded by reflection.
+
+    Args:
+        padding: pixels on each side.
+
+    Raises:
+        ValueError: for a negative padding.
+    """
+
+    def __init__(self, padding: int = 4):
+        if padding < 0:
+            raise ValueError(f"padding must be at least 0; received {padding}")
+        self.padding = padding
+
+    def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
+        """One gather with reflected coordinates; no padded copy is made."""
+        batch, _, height, width = inputs.shape
+        shift = torch.randint(-self.padding, self.padding + 1, (2, batch, 1), generator=generator)
+        rows = _reflect(torch.arange(height) + shift[0], height).to(inputs.device)  # (B, H)
+        columns = _reflect(torch.arange(width) + shift[1], width).to(inputs.device)  # (B, W)
+        image = torch.arange(batch, device=inputs.device)[:, None, None]
+        picked = inputs[image, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+        return picked.permute(0, 3, 1, 2).contiguous(), target
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Coordinates outside 0 .. size-1 mirrored at the border pixel, however far outside."""
+    period = max(2 * (size - 1), 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
