@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from iolaus.startup import import_lightning
+
+import_lightning()
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -16,6 +18,8 @@ from omegaconf import open_dict
 
 from iolaus.build import Run, build
 from iolaus.data.base import DataModule
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # one unless told: busy machines have no second
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST_SHAPE = (1, 28, 28)

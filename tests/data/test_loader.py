@@ -1,10 +1,12 @@
 """Both loaders give the same batches in the same order."""
 
+import time
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from iolaus.data.loader import TensorLoader, make_loader
+from iolaus.data.loader import TensorLoader, make_loader, paying_workers, resident
 
 ROWS = torch.arange(3, 50)
 
@@ -35,6 +37,28 @@ def test_slices_and_dataloader_agree(key, num_workers):
     for a, b in zip(fast, slow, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
+
+
+class Slept(Slow):
+    def __getitem__(self, index):
+        time.sleep(0.001)
+        return super().__getitem__(index)
+
+
+def test_workers_are_started_where_they_pay():
+    assert paying_workers(Slow(), ROWS, 8) == 0
+    assert paying_workers(Slept(), ROWS, 64) >= 1
+
+
+def test_data_stay_where_they_are_without_a_gpu():
+    data = tensors()
+    assert resident(data, torch.device("cpu")) is data
+
+
+def test_batches_come_from_where_the_data_are():
+    data = TensorDataset(torch.empty(50, 2, device="meta"), torch.empty(50, device="meta"))
+    batches = list(TensorLoader(data, ROWS, 8, lambda: (0,)))
+    assert all(part.device.type == "meta" for batch in batches for part in batch)
 
 
 def test_each_epoch_has_its_order():

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.base import Augmentation
-from iolaus.data.loader import AugmentedLoader, make_loader
+from iolaus.data.loader import AugmentedLoader, make_loader, resident
 from iolaus.data.order import split
 from iolaus.errors import UserError
 
@@ -35,7 +35,7 @@ class DataModule(pl.LightningDataModule, ABC):
         val_fraction: share of the data (those of official splits aside) that becomes the validation split.
         test_fraction: the same for the test split.
         standardize: whether inputs and real targets are standardised by the training split's mean and deviation.
-        num_workers: processes that read data sets outside memory.
+        num_workers: processes that read data sets outside memory; None: as many as pay, by measuring.
         seed: of splits and order.
 
     Raises:
@@ -55,7 +55,7 @@ class DataModule(pl.LightningDataModule, ABC):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         standardize: bool = True,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -180,6 +180,10 @@ class DataModule(pl.LightningDataModule, ABC):
     def _loader(self, name: str, batch_size: int, key: Callable[[], tuple[int, ...]] | None = None) -> Any:
         if name not in self.datasets:
             return []
+        if self.trainer is not None:
+            here = self.datasets[name]
+            there = resident(here, self.trainer.strategy.root_device)
+            self.datasets = {n: there if d is here else d for n, d in self.datasets.items()}
         return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers)
 
     def _eval_batch_size(self, name: str) -> int:

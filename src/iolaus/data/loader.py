@@ -1,5 +1,7 @@
 """Batches in an order that depends on (seed, epoch) alone: slices of tensors in memory, or torch's DataLoader."""
 
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
 import torch
@@ -7,6 +9,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from iolaus.augment.base import Augmentation, Batch
 from iolaus.data.order import mix, permutation
+
+TRIED = 8  # samples whose reading is timed
+SHORT_S = 2e-3  # a batch that is read in less needs no process of its own
+MOST_WORKERS = 8
 
 
 class TensorLoader:
@@ -37,7 +43,7 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         tensors = self.dataset.tensors
         rows = self.rows if self.key is None else self.rows[permutation(len(self.rows), *self.key())]
-        for batch in rows.split(self.batch_size):
+        for batch in rows.to(tensors[0].device).split(self.batch_size):
             yield tuple(tensor.index_select(0, batch) for tensor in tensors)
 
 
@@ -91,12 +97,47 @@ def make_loader(
     rows: torch.Tensor,
     batch_size: int,
     key: Callable[[], tuple[int, ...]] | None,
-    num_workers: int,
+    num_workers: int | None,
 ) -> TensorLoader | DataLoader:
-    """The loader that suits the data set: slices for tensors in memory, torch's DataLoader for everything else."""
+    """The loader that suits the data set: slices for tensors in memory, torch's DataLoader for everything else.
+
+    Args:
+        dataset: a TensorDataset stays in memory.
+        rows: of the split.
+        batch_size: samples in a batch.
+        key: see TensorLoader.
+        num_workers: processes that read what is not in memory; None: as many as pay, by the time that reading takes.
+    """
     if isinstance(dataset, TensorDataset):
         return TensorLoader(dataset, rows, batch_size, key)
-    batches = KeyedBatches(rows, batch_size, key)
+    workers = paying_workers(dataset, rows, batch_size) if num_workers is None else num_workers
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=num_workers, persistent_workers=False, generator=torch.Generator()
+        dataset,
+        batch_sampler=KeyedBatches(rows, batch_size, key),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # the loader draws from it and not from the global state
     )
+
+
+def paying_workers(dataset: Dataset, rows: torch.Tensor, batch_size: int) -> int:
+    """How many processes to read with: none where a batch takes less than two milliseconds, else one a spare processor.
+
+    The time of a few samples is measured here; batches are the same for any number.
+    """
+    tried = rows[:: max(len(rows) // TRIED, 1)][:TRIED].tolist()
+    start = time.perf_counter()
+    for row in tried:
+        dataset[row]
+    batch_s = (time.perf_counter() - start) / max(len(tried), 1) * batch_size
+    return 0 if batch_s < SHORT_S else min(max((os.cpu_count() or 1) - 1, 1), MOST_WORKERS)
+
+
+def resident(dataset: Dataset, device: torch.device) -> Dataset:
+    """The data set on a GPU, when it is in memory and takes less than half of what the GPU has free; else as it is."""
+    if not isinstance(dataset, TensorDataset) or device.type != "cuda":
+        return dataset
+    size = sum(t.numel() * t.element_size() for t in dataset.tensors)
+    free, _ = torch.cuda.mem_get_info(device)
+    return TensorDataset(*(t.to(device) for t in dataset.tensors)) if 2 * size < free else dataset
