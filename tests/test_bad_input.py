@@ -25,6 +25,11 @@ def files(tmp_path):
     table("names.csv", [f"{row},name{i}" for i, row in enumerate(GOOD_ROWS)], HEADER + ",who")
     table("one_class.csv", [row.replace("no", "yes") for row in GOOD_ROWS])
     table("new_label.csv", [*GOOD_ROWS[:5], "1,1,red,0.5,maybe"])
+    table("twice.csv", ["1,2,3"] * 20, "a,a,y")
+    table("empty_column.csv", [f"{i},,{i % 2}" for i in range(40)], "a,b,label")
+    table("huge.csv", [*GOOD_ROWS[:20], "1e300,1,red,0.5,yes", *GOOD_ROWS[20:]])
+    table("far.csv", [f"{i},{1.6e9 + i}" for i in range(60)], "a,y")
+    (tmp_path / "semicolons.csv").write_text("a;label\n" + "1;yes\n2;no\n" * 20)
     table("other_columns.csv", ["1,2"], "a,b")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "a_file").write_text("")
@@ -66,7 +71,9 @@ CASES = [
     ("trainer.max_epochs=ten", "trainer.max_epochs", "must be a whole number or null"),
     ("seed=abc", "seed", "whole number"),
     ("data.standardize=maybe", "data.standardize", "true or false"),
-    ("optim.betas=0.9", "optim.betas", "a list"),
+    ("optim.betas=0.9", "optim.betas", "a list of 2 numbers"),
+    ("optim.betas=[0.9]", "optim.betas", "a list of 2 numbers"),
+    ("trainer.max_time=5", "trainer.max_time", "received 5"),
     # ranges
     ("optim.lr=0", "optim.lr", "above 0"),
     ("optim.lr=-0.1", "optim.lr", "above 0"),
@@ -99,7 +106,19 @@ CASES = [
     ("data.val_fraction=0", "objective.monitor", "no validation split"),
     ("data=line objective.monitor=loss/val", "objective.monitor", "no validation split"),
     ("trainer.limit_val_batches=0", "objective.monitor", "limit_val_batches"),
+    ("data.val_fraction=0.9 data.test_fraction=0.2", "data.val_fraction", "sum to 1.1"),
+    ("callbacks.checkpoint.save_top_k=3", "callbacks.checkpoint.save_top_k", "filename"),
+    ("callbacks.early_stopping.monitor=foo", "callbacks.early_stopping.monitor", "not logged"),
+    ("trainer.check_val_every_n_epoch=5 trainer.max_epochs=3", "trainer.check_val_every_n_epoch", "within 3 epochs"),
+    ("trainer.min_epochs=5 trainer.max_epochs=2", "trainer.min_epochs", "trainer.max_epochs=2"),
+    ("trainer.devices=2", "trainer.devices", "one device"),
+    ("trainer.num_nodes=2", "trainer.num_nodes", "one machine"),
+    ("trainer.precision=16-mixed trainer.gradient_clip_val=1", "optim.fused", "optim.fused=false"),
+    ("objective=loss", "objective", "objective.monitor and objective.mode"),
+    ("allow=[nothere]", "allow", "no package 'nothere'"),
     # facts of the data
+    ("data.num_classes=12", "data.num_classes", "10 class_names"),
+    ("data.class_names=[a,b]", "data.num_classes", "2 class_names"),
     ("data.num_classes=5", "data.num_classes", "label 9"),
     ("data.input_shape=[1,8,9]", "data.input_shape", "[1, 8, 9]"),
     ("data=diabetes data.num_targets=2", "data.num_targets", "says 2"),
@@ -127,7 +146,15 @@ CASES = [
     ("data=csv data.path=good.csv data.target=colour task=regression", "data.target", "task=classification"),
     ("data=csv data.path=good.csv data.target=amount task=classification", "data.target", "task=regression"),
     (CSV + "data.path=good.csv data.missing=skip", "data.missing", "drop"),
+    (CSV + "data.path=twice.csv", "data.path", "two columns named 'a'"),
+    (CSV + "data.path=empty_column.csv data.missing=mean", "data.path", "data.drop=[b]"),
+    (CSV + "data.path=empty_column.csv data.missing=drop", "data.missing", "none is left"),
+    (CSV + "data.path=huge.csv", "data.path", "line 22, column 'a': 1e300 is too large"),
+    ("data=csv data.path=far.csv data.target=y", "data.target", "subtract a constant"),
+    (CSV + "data.path=semicolons.csv", "data.separator", "set data.separator=semicolon"),
+    (CSV + "data.path=good.csv data.separator=ab", "data.separator", "one character or one of tab"),
     # images
+    ("data=image_folder data.path=no_classes data.size=64", "data.size", "a list of 2 whole numbers"),
     ("data=image_folder", "data.path", "must be given"),
     ("data=image_folder data.path=nowhere", "data.path", "nowhere"),
     ("data=image_folder data.path=no_classes", "data.path", "one folder for each"),
@@ -137,7 +164,8 @@ CASES = [
     ("data=mnist data.download=false", "data.root", "MNIST"),
     # the machine
     ("trainer=gpu", "trainer.accelerator", "trainer=cpu"),
-    ("output_dir=a_file/run", "a_file/run", ""),
+    ("output_dir=a_file/run", "output_dir", "a_file/run"),
+    ("output_dir=", "output_dir", "must name a folder"),
     # what only training shows
     ("optim=sgd optim.lr=1e30", "loss/train", "lower optim.lr"),
     # arguments that Iolaus sets, and code that must not run

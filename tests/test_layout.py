@@ -140,7 +140,8 @@ def arguments(cls):
             found = named | found
             if not any(p.kind == p.VAR_KEYWORD for p in own) or not base.__module__.startswith("iolaus"):
                 break
-            if base.__bases__[0].__name__ in ("Task", "Metric", "LightningDataModule"):
+            parent = base.__bases__[0]
+            if parent.__name__ in ("Task", "LightningDataModule") or parent.__module__.startswith("torchmetrics"):
                 break  # their arguments are handed over by build, or are none
     return found
 

@@ -158,6 +158,8 @@ def quiet() -> None:
         r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
         r".*defined a `validation_step` but have no `val_dataloader`.*",
         r".*isinstance\(treespec, LeafSpec\).*",
+        r".*Total length of `list` across ranks is zero.*",
+        r".*No (positive|negative) samples in targets.*",
         r".*The `srun` command is available.*",
         r".*callbacks used to create the checkpoint need to be provided.*",
     ):

@@ -46,19 +46,21 @@ def check(config: DictConfig, choices: dict[str, Any] | None = None, folders: Se
         ConfigError: with every problem found, not the first alone.
     """
     raw = plain(config, resolve=False)
-    problems = [*_missing(raw), *_unread(raw)]
+    problems = [*_missing(raw), *_unread(raw), *_settings(raw)]
     if not problems:
         try:
             resolved = plain(config)
         except OmegaConfBaseException as error:
+            if problems := list(_nodes(raw, raw, "", allowed(raw.get("allow")))):
+                raise ConfigError(problems) from None  # a value of another type than the interpolation expects
             key = error.full_key or "configuration"
             raise ConfigError([f"{key}: {str(error).splitlines()[0]}"]) from None
         problems = [
-            *_settings(resolved),
             *_nodes(resolved, raw, "", allowed(resolved.get("allow"))),
             *_values(resolved, raw, ""),
             *_facts(resolved, choices or {}, folders),
             *_objective(resolved),
+            *_combinations(resolved),
             *_paths(resolved["data"]),
         ]
     if problems:
@@ -126,6 +128,14 @@ def _settings(config: Node) -> Iterator[str]:
                 yield f"stages: there is no stage {stage!r}{did_you_mean(stage, STAGES)}  (there are: {', '.join(STAGES)})"
     if not isinstance(allow := config.get("allow"), list) or not all(isinstance(a, str) for a in allow):
         yield f"allow: must be a list of your own packages, as in allow=[my_package]; received {allow!r}"
+    else:
+        for package in allow:
+            if isinstance(find(f"{package}.x"), Missing) and find(f"{package}.x") == Missing(
+                package.split(".")[0], None
+            ):
+                yield f"allow: there is no package {package!r} in the working directory or among the installed ones"
+    if not isinstance(config.get("objective"), dict):
+        yield f"objective: has the settings objective.monitor and objective.mode; received {config.get('objective')!r}"
 
 
 def _is_interpolation(raw: Any) -> bool:
@@ -249,9 +259,13 @@ def _objective(config: Node) -> Iterator[str]:
     logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
     logged |= {f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"}
     monitor = objective["monitor"]
+    callbacks = {f"callbacks.{k}.monitor": c for k, c in (config.get("callbacks") or {}).items() if isinstance(c, dict)}
+    watched = {"objective.monitor": monitor} | {k: c["monitor"] for k, c in callbacks.items() if c.get("monitor")}
+    for key, value in watched.items():
+        if value not in logged and (key == "objective.monitor" or value != monitor):
+            names = ", ".join(sorted(logged))
+            yield f"{key}: {value!r} is not logged while training{did_you_mean(value, logged)}\n  (logged are: {names})"
     if monitor not in logged:
-        names = ", ".join(sorted(logged))
-        yield f"objective.monitor: {monitor!r} is not logged while training{did_you_mean(monitor, logged)}\n  (logged are: {names})"
         return
     higher: Any = False
     if (metric := logged[monitor]) is not None:
@@ -261,6 +275,36 @@ def _objective(config: Node) -> Iterator[str]:
     if right and objective.get("mode") in CHOICES["objective.mode"] and objective["mode"] != right:
         better = "higher" if right == "max" else "lower"
         yield f"objective.mode: {better} is better for {monitor}, so mode must be {right}; received {objective['mode']!r}"
+
+
+def _combinations(config: Node) -> Iterator[str]:
+    """Settings that are right each and wrong together."""
+    data, trainer = config["data"], config["trainer"]
+    held_out = [data.get("val_fraction"), data.get("test_fraction")]
+    if all(isinstance(f, int | float) for f in held_out) and sum(held_out) >= 1:
+        yield f"data.val_fraction + data.test_fraction: nothing is left to train on; they sum to {sum(held_out):g}"
+    if trainer.get("devices") not in (1, "1") and not (
+        isinstance(trainer.get("devices"), list) and len(trainer["devices"]) == 1
+    ):
+        yield f"trainer.devices: training runs on one device; received {trainer.get('devices')!r}"
+    if trainer.get("num_nodes", 1) != 1:
+        yield f"trainer.num_nodes: training runs on one machine; received {trainer['num_nodes']!r}"
+    last = trainer.get("max_epochs")
+    if not isinstance(last, int) or last < 1:
+        last = math.inf
+    if (trainer.get("min_epochs") or 0) > last:
+        yield f"trainer.min_epochs: must not exceed trainer.max_epochs={last}; received {trainer['min_epochs']}"
+    if (every := trainer.get("check_val_every_n_epoch") or 1) > last:
+        yield f"trainer.check_val_every_n_epoch: no validation would come within {last} epochs; received {every}"
+    if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") and config["optim"].get("fused"):
+        yield "optim.fused: a fused optimizer cannot clip gradients with trainer.precision=16-mixed; set optim.fused=false"
+    for name, callback in (config.get("callbacks") or {}).items():
+        several = isinstance(callback, dict) and callback.get("save_top_k") not in (None, 0, 1)
+        if several and "{" not in str(callback.get("filename")):
+            yield (
+                f"callbacks.{name}.save_top_k: several files need names that differ; "
+                f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
+            )
 
 
 def _paths(data: Node) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _test(options)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(re.sub(r"add allow=\[(\w+)\]", r"add --allow \1", str(error)), file=sys.stderr)
         sys.exit(1)
 
 

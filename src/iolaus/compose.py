@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.check import check
 from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError, UserError
-from iolaus.explain import explain, unreadable
+from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.rules import GROUPS
 from iolaus.startup import import_lightning
 
@@ -56,7 +56,6 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         main: takes the settings and returns the objective; the options stand in the folder `conf` beside its file.
     """
     verbose = "-v" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1"
-    sys.argv = _friendly(sys.argv)
     sys.path.append(os.getcwd())  # the user's own packages
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are told here
     conf = Path(inspect.getfile(main)).resolve().parent / "conf"
@@ -75,6 +74,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             sys.exit(130)
 
     try:
+        sys.argv = _friendly(sys.argv)
         arguments = get_args_parser().parse_args()
         if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
             sys.argv += settle(arguments, conf)
@@ -88,14 +88,27 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
 
 def _message(error: Exception, verbose: bool) -> str:
     """What the user is told; the traceback on request."""
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    text = (
+        f"output_dir: {error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.filename
+        else str(error)
+    )
     return "".join(traceback.format_exception(error)) + text if verbose else text
 
 
 def _friendly(argv: list[str]) -> list[str]:
     """`-v` is ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
     words = [a for a in argv if a != "-v"]
-    return [f"hydra.run.dir={a.removeprefix('output_dir=')}" if a.startswith("output_dir=") else a for a in words]
+    place = "hydra.sweep.dir" if {"-m", "--multirun"} & set(words) else "hydra.run.dir"
+    for i, word in enumerate(words):
+        if word.startswith("output_dir="):
+            folder = word.removeprefix("output_dir=").strip("'\"")
+            if folder in ("", "null"):
+                raise UserError("output_dir: must name a folder, as in output_dir=outputs/my_run")
+            if (Path(folder) / "config.yaml").exists():
+                raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
+            words[i] = f'{place}="{folder}"'  # quoted: paths may hold what Hydra's grammar gives a meaning
+    return words
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,8 @@ def _settle_job(composer: Composer, overrides: list[str]) -> str | None:
     with open_dict(config):
         config.pop("hydra")
         config.output_dir = "outputs"  # Hydra knows it once the job starts
+    if any(UNREADABLE in p for p in problems):
+        raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
     try:
         check(config, choices, folders)
     except ConfigError as error:

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from iolaus.errors import did_you_mean
 from iolaus.signature import Definition, find, signature
 
+UNREADABLE = "not understood"
+
 
 def explain(error: Exception, override: str, accepted: Callable[[], DictConfig]) -> str:
     """Say why one override was refused.
@@ -56,4 +58,4 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
 
 def unreadable(override: object) -> str:
     """Say that an override is not in Hydra's grammar."""
-    return f"{override}: not understood; write KEY=VALUE, and quote a value with special characters: 'KEY=\"a,b\"'"
+    return f"{override}: {UNREADABLE}; write KEY=VALUE, and quote a value with special characters: 'KEY=\"a,b\"'"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LABELS = 30  # classes that are named along an axis
+MOST_LETTERS = 16  # of a class name
 MOST_CURVES = 10  # classes that have a curve of their own
 
 
@@ -50,10 +51,10 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> "Figure":
     figure, (ax,) = _figure(1, side=max(4.5, 0.45 * min(len(counts), MOST_LABELS) + 2))
     picture = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(counts) <= MOST_LABELS:
-        ax.set_xticks(
-            range(len(counts)), class_names, rotation=45 if max(map(len, class_names)) > 3 else 0, ha="center"
-        )
-        ax.set_yticks(range(len(counts)), class_names)
+        labels = [_label(name) for name in class_names]
+        slanted = max(map(len, labels)) > 3
+        ax.set_xticks(range(len(counts)), labels, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+        ax.set_yticks(range(len(counts)), labels)
         for (i, j), count in np.ndenumerate(counts):
             if count:
                 ax.text(
@@ -70,19 +71,34 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> "Figure":
     return figure
 
 
-def class_curves(xs: Any, ys: Any, class_names: Sequence[str], title: str, labels: tuple[str, str]) -> "Figure":
-    """A curve for each class against the rest, as ROC and precision-recall curves are.
+def _label(name: str) -> str:
+    """A class name as matplotlib shows it: short, not taken for mathematics, and not hidden for its first letter."""
+    short = name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"
+    return (" " + short if short.startswith("_") else short).replace("$", r"\$")
+
+
+def class_curves(
+    xs: Any,
+    ys: Any,
+    class_names: Sequence[str],
+    title: str,
+    labels: tuple[str, str],
+    corner: Literal["lower left", "lower right"],
+) -> "Figure":
+    """A curve for each class against the rest, as ROC and precision-recall curves are; classes without samples have none.
 
     Shape:
         xs and ys: for each class, (points,).
     """
     figure, (ax,) = _figure(1, side=5.5)
     for name, x, y in list(zip(class_names, xs, ys, strict=True))[:MOST_CURVES]:
-        ax.plot(np.asarray(x), np.nan_to_num(np.asarray(y), nan=1.0), label=name)
+        y = np.nan_to_num(np.asarray(y), nan=1.0)
+        if y.max() > 0:
+            ax.plot(np.asarray(x), y, label=_label(name))
     shown = f" (first {MOST_CURVES} classes)" if len(class_names) > MOST_CURVES else ""
     ax.set(title=title + shown, xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc=corner)  # where the curves of a good model are not
     return figure
 
 
@@ -117,9 +133,13 @@ def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str,
         if name == "confusion_matrix":
             drawn[name] = confusion_matrix(value, names)
         elif name == "roc":
-            drawn[name] = class_curves(value[0], value[1], names, "ROC", ("false positive rate", "true positive rate"))
+            drawn[name] = class_curves(
+                value[0], value[1], names, "ROC", ("false positive rate", "true positive rate"), "lower right"
+            )
         elif name == "precision_recall":
-            drawn[name] = class_curves(value[1], value[0], names, "precision and recall", ("recall", "precision"))
+            drawn[name] = class_curves(
+                value[1], value[0], names, "precision and recall", ("recall", "precision"), "lower left"
+            )
         elif name == "scatter":
             drawn[name] = scatter(*value)
     return drawn

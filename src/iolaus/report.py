@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -132,7 +133,7 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", *(_as_typed(a) for a in sys.argv)]),
             "overrides": self.job.overrides,
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
@@ -164,7 +165,7 @@ class Report:
         """The table, the folder and the commands to go on with."""
         folder = shlex.quote(os.path.relpath(self.folder))
         if self.config.trainer.fast_dev_run:
-            return "one batch of each split went through; nothing was kept"
+            return "it runs: the batches went through, nothing was kept"
         best = results["best_epoch"]
         epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
         words = [
@@ -180,6 +181,12 @@ class Report:
         if results["checkpoint"] and self.run is not None and "test" in self.run.data.datasets:
             words.append(f"  iolaus test {folder}")
         return "\n".join(words)
+
+
+def _as_typed(word: str) -> str:
+    """An override of the run's folder as the user wrote it, not as Hydra calls it."""
+    folder = re.fullmatch(r'hydra\.(?:run|sweep)\.dir="(.*)"', word)
+    return f"output_dir={folder[1]}" if folder else word
 
 
 def _metrics(row: dict[str, float] | None) -> dict[str, float]:
@@ -210,13 +217,17 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
+def _cell(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4e}"
+
+
 def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
     """Rows of metric name and its value in each column; keys lose their split, which the column says."""
     names = list(dict.fromkeys(key.rpartition("/")[0] for values in columns.values() for key in values if "/" in key))
     rows = []
     for name in names:
         cells = [
-            next((f"{v:.4f}" for k, v in values.items() if k.rpartition("/")[0] == name), "")
+            next((_cell(v) for k, v in values.items() if k.rpartition("/")[0] == name), "")
             for values in columns.values()
         ]
         rows.append([name, *cells])

@@ -262,9 +262,23 @@ def accepts(annotation: ast.expr | None, value: Any) -> bool | None:
             if name in _SEQUENCES:
                 if not isinstance(value, list):
                     return False
-                fits = [accepts(options[0], v) for v in value]
-                return False if False in fits else None if None in fits else True
+                if _is_pair(name, options):
+                    fits = [accepts(o, v) for o, v in zip(options, value, strict=False)]
+                    return False if len(value) != len(options) else _all(fits)
+                return _all([accepts(options[0], v) for v in value])
+            if name in ("dict", "Dict", "Mapping"):
+                return isinstance(value, dict)
     return None
+
+
+def _is_pair(name: str, options: list[ast.expr]) -> bool:
+    """Whether a tuple's annotation tells each of its items, as tuple[float, float] does and tuple[int, ...] does not."""
+    last = options[-1]
+    return name in ("tuple", "Tuple") and not (isinstance(last, ast.Constant) and last.value is ...)
+
+
+def _all(results: list[bool | None]) -> bool | None:
+    return False if False in results else None if None in results else True
 
 
 def _any(results: list[bool | None]) -> bool | None:
@@ -295,7 +309,8 @@ def describe(annotation: ast.expr) -> str:
                 return " or ".join(str(ast.literal_eval(o)) for o in options)
             if name in _SEQUENCES:
                 item = describe(options[0]).removeprefix("a ")
-                return f"a list of {item + 's' if item.endswith('number') else item}"
+                count = f"{len(options)} " if _is_pair(name, options) else ""
+                return f"a list of {count}{item + 's' if item.endswith('number') else item}"
     return ast.unparse(annotation)
 
 

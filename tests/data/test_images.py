@@ -132,6 +132,14 @@ def test_memory_and_files_give_the_same_weights(command, folders):
         assert digest(other.folder) == digest(first.folder)
 
 
+def test_sixteen_bits_keep_their_brightness(tmp_path):
+    from iolaus.data.image_folder import Images
+
+    Image.fromarray(np.full((8, 8), 123 * 257, np.uint16)).save(tmp_path / "deep.png")
+    pixels, _ = Images([tmp_path / "deep.png"], [0], (8, 8), 1)[0]
+    assert pixels.unique().tolist() == [123]
+
+
 def test_splits_of_ones_own(command, folders):
     from iolaus.data.image_folder import ImageFolder
 

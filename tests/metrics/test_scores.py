@@ -6,6 +6,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchmetrics.regression import R2Score
 
 from iolaus.metrics import scores as module
+from iolaus.metrics.auroc import AUROC
+from iolaus.metrics.r2 import R2
 from iolaus.metrics.scatter import Scatter
 from iolaus.metrics.scores import Scores
 
@@ -32,6 +34,27 @@ def test_a_last_batch_of_one_is_enough_for_r2():
         target = torch.randn(size, 1)
         scores.add(torch.tensor(0.0), target, target)
     assert scores.compute()["r2"] == 1
+
+
+def test_classes_that_do_not_occur_have_no_roc_curve():
+    from sklearn.metrics import roc_auc_score
+
+    torch.manual_seed(0)
+    preds, target = torch.randn(60, 4).softmax(-1), torch.arange(60) % 3
+    metric = AUROC(4)
+    for p, t in zip(preds.split(7), target.split(7), strict=True):
+        metric.update(p, t)
+    expected = sum(roc_auc_score(target == c, preds[:, c]) for c in range(3)) / 3
+    assert metric.compute().item() == pytest.approx(expected, abs=1e-6)
+    alone = AUROC(4)
+    alone.update(preds[:1], target[:1])
+    assert alone.compute().isnan()
+
+
+def test_r2_of_one_sample_is_no_number():
+    metric = R2()
+    metric.update(torch.ones(1, 1), torch.ones(1, 1))
+    assert metric.compute().isnan()
 
 
 def test_the_worked_confusion_matrix():

@@ -154,6 +154,10 @@ class DataModule(pl.LightningDataModule, ABC):
                     f"data.num_classes: label {bad} (row {row} of the {name} split) is not in 0 .. {self.num_classes - 1}; "
                     f"num_classes is {self.num_classes}"
                 )
+            if self.class_names is not None and len(self.class_names) != self.num_classes:
+                raise UserError(
+                    f"data.num_classes: is {self.num_classes}, but there are {len(self.class_names)} class_names"
+                )
 
     def facts(self) -> dict[str, Any]:
         """What only the file knew and settings may ask for: input_shape, num_classes, class_names."""

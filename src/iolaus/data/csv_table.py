@@ -7,13 +7,14 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
-from iolaus.data.sniff import header
+from iolaus.data.sniff import delimiter, header
 from iolaus.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CATEGORIES = 100
+MOST = 1e30  # float32 ends at 3.4e38, and squares are summed
 
 
 class CsvTable(DataModule):
@@ -29,7 +30,7 @@ class CsvTable(DataModule):
         columns: names of the columns to predict it from; None: all others.
         drop: names of columns to leave out.
         test_path: a file of its own for the test split.
-        separator: what stands between two cells.
+        separator: what stands between two cells: a character, or tab, semicolon, comma, pipe, space.
         missing: what to do with empty cells: error, drop (the row), or fill in the mean or median of the training rows.
         base: the settings that every data set has; see DataModule.
 
@@ -40,9 +41,9 @@ class CsvTable(DataModule):
     def __init__(
         self,
         path: str,
-        target: str,
-        columns: Sequence[str] | None = None,
-        drop: Sequence[str] = (),
+        target: str | int,
+        columns: Sequence[str | int] | None = None,
+        drop: Sequence[str | int] = (),
         test_path: str | None = None,
         separator: str = ",",
         missing: Literal["error", "drop", "mean", "median"] = "error",
@@ -50,13 +51,14 @@ class CsvTable(DataModule):
     ):
         super().__init__(**base)
         self.path = path
-        self.target = target
-        self.columns = list(columns) if columns is not None else None
-        self.drop = list(drop)
+        self.target = str(target)  # names such as 3 arrive as numbers
+        self.columns = [str(c) for c in columns] if columns is not None else None
+        self.drop = [str(c) for c in drop]
         self.test_path = test_path
         self.separator = separator
         self.missing = missing
-        # Each column's categories, or None and the number for empty cells.
+        # Each column's categories, or None, the number for empty cells, and a constant that is taken away before the
+        # numbers become float32, where they are so large against their spread that they would lose their digits.
         self.encoding: dict[str, dict[str, Any]] = {}
 
     def load(self) -> dict[str, Dataset]:
@@ -79,7 +81,12 @@ class CsvTable(DataModule):
         header(path, self.separator)  # refuses an empty file
         try:
             table = pd.read_csv(
-                path, sep=self.separator, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
+                path,
+                sep=delimiter(self.separator),
+                dtype=str,
+                keep_default_na=False,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
             )
         except (pd.errors.ParserError, UnicodeDecodeError) as error:
             raise UserError(f"data.path: {path} cannot be read as a table: {str(error).strip()}") from None
@@ -117,16 +124,26 @@ class CsvTable(DataModule):
                 f"{int(rows.sum())} of {len(table)} rows have such cells\n"
                 "set data.missing=drop to leave those rows out, or data.missing=mean or median to fill them in"
             )
-        table = table.mask(empty, "")
-        return table[~rows]
+        table = table.mask(empty, "")[~rows]
+        if len(table) == 0:
+            raise UserError(f"data.missing: every row of {path} has an empty cell, so none is left")
+        return table
 
     def _learn(self, table: "pd.DataFrame", names: list[str]) -> None:
         """Tell numeric from categorical columns."""
         for name in names:
             cells = table[name][table[name] != ""]
             numbers = _numbers(cells)
-            if len(cells) and numbers.notna().all():
-                self.encoding[name] = {"categories": None, "fill": float("nan")}
+            if len(cells) == 0:
+                raise UserError(f"data.path: column {name!r} is empty; leave it out: data.drop=[{name}]")
+            if numbers.notna().all():
+                if numbers.abs().max() > MOST:
+                    line = numbers.abs().idxmax()
+                    raise UserError(
+                        f"data.path: {self.path} line {line}, column {name!r}: {cells[line]} is too large for float32"
+                    )
+                shift = numbers.mean() if _loses_digits(numbers) else 0.0
+                self.encoding[name] = {"categories": None, "fill": float("nan"), "shift": float(shift)}
                 continue
             if numbers.notna().mean() > 0.5:
                 line = numbers.isna().idxmax()
@@ -170,7 +187,8 @@ class CsvTable(DataModule):
             if (text := numbers.isna() & (table[name] != "")).any():
                 line = text.idxmax()
                 raise UserError(f"data.path: line {line}, column {name!r}: {table.loc[line, name]!r} is not a number")
-            columns.append(torch.tensor(numbers.fillna(encoding["fill"]).to_numpy(), dtype=torch.float32))
+            numbers = numbers.sub(encoding["shift"]).fillna(encoding["fill"])
+            columns.append(torch.tensor(numbers.to_numpy(), dtype=torch.float32))
         return torch.stack(columns, dim=1)
 
     def _encode_target(self, table: "pd.DataFrame") -> torch.Tensor:
@@ -182,6 +200,11 @@ class CsvTable(DataModule):
                 raise UserError(
                     f"data.target: line {line}, column {self.target!r}: {cells[line]!r} is not a number; "
                     "for labels choose task=classification"
+                )
+            if _loses_digits(numbers):
+                raise UserError(
+                    f"data.target: column {self.target!r} is about {numbers.mean():.4g} and varies by {numbers.std():.2g}, too little for "
+                    "float32 to tell; subtract a constant from it"
                 )
             return torch.tensor(numbers.to_numpy(), dtype=torch.float32)[:, None]
         if self.class_names is None:
@@ -226,6 +249,11 @@ def _numbers(cells: "pd.Series") -> "pd.Series":
 
     numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
     return numbers.where(numbers.abs() < float("inf"))
+
+
+def _loses_digits(numbers: "pd.Series") -> bool:
+    """Whether values lie so far from zero against their spread that float32, with its 7 digits, would blur them."""
+    return bool(numbers.abs().mean() > 1e4 * numbers.std() > 0)
 
 
 def _is_number(text: str) -> bool:

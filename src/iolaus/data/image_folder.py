@@ -35,7 +35,10 @@ class Images(Dataset):
 
         file = self.files[index]
         try:
-            with Image.open(file) as image:
+            with Image.open(file) as opened:
+                image: Image.Image = opened
+                if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower ones
+                    image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
                 resized = image.convert("L" if self.channels == 1 else "RGB").resize(
                     self.size[::-1], Image.Resampling.BILINEAR
                 )

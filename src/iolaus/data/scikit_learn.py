@@ -37,7 +37,7 @@ class ScikitLearn(DataModule):
         if self.input_shape is not None and inputs[0].numel() == math.prod(self.input_shape):
             inputs = inputs.reshape(len(inputs), *self.input_shape)
         if self.target_kind == "class":
-            self.class_names = [str(n) for n in bunch.target_names]
+            self.class_names = self.class_names or [str(n) for n in bunch.target_names]
             return {"train": TensorDataset(inputs, torch.as_tensor(bunch.target, dtype=torch.int64))}
         targets = torch.as_tensor(bunch.target, dtype=torch.float32).reshape(len(inputs), -1)
         return {"train": TensorDataset(inputs, targets)}

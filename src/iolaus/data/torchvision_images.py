@@ -51,7 +51,7 @@ class TorchvisionImages(DataModule):
                 f"data.root: {self.name} cannot be read from {where}: {reason}\n"
                 + ("it could not be downloaded; put its files there" if self.download else "set data.download=true")
             ) from error
-        self.class_names = [str(c) for c in official["train"].classes]
+        self.class_names = self.class_names or [str(c) for c in official["train"].classes]
         return {name: TensorDataset(*_tensors(dataset)) for name, dataset in official.items()}
 
 
