@@ -57,7 +57,7 @@ def rows_module():
 
         def load(self):
             x = torch.randn(self.n, WIDTH, generator=torch.Generator().manual_seed(0))
-            return {"train": torch.utils.data.TensorDataset(x, (x[:, 0] * 3).long().clamp(-4, 5) + 4)}
+            return {"train": torch.utils.data.TensorDataset(x, x[:, 0].mul(3).clamp_(-4, 5).long().add_(4))}
 
     return Rows
 

@@ -15,6 +15,7 @@ from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
 EVAL_BATCH_BYTES = 32 * 2**20  # of input, where eval_batch_size is not given
+BLOCK = 4_096  # rows that are looked at together where all are
 STATISTICS_ROWS = 2_048  # of a data set outside memory that mean and deviation are estimated from
 
 
@@ -128,10 +129,11 @@ class DataModule(pl.LightningDataModule, ABC):
             self._check_targets(name)
             dataset = self.datasets[name]
             if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
-                finite = dataset.tensors[0].isfinite().flatten(1).all(1)
-                if not finite.all():
-                    bad = int((~finite).nonzero()[0])
-                    raise UserError(f"data: row {bad} of the {name} split has an input that is NaN or infinite")
+                for block in rows.split(BLOCK):  # in blocks, so that no mask of the whole is made
+                    finite = dataset.tensors[0].index_select(0, block).isfinite().flatten(1).all(1)
+                    if not finite.all():
+                        bad = int(block[~finite][0])
+                        raise UserError(f"data: row {bad}, in the {name} split, has an input that is NaN or infinite")
 
     def _check_targets(self, name: str) -> None:
         targets = self._targets(name)
@@ -221,7 +223,7 @@ def _mean_and_deviation(
     dims = [0, *range(2, values.ndim)] if per_channel else [0]
     total = squares = torch.zeros(())
     count = 0
-    for block in rows.split(4096):
+    for block in rows.split(BLOCK):
         x = values.index_select(0, block).double()
         if count == 0:
             shift = x.mean(dims, keepdim=True)  # near the mean, so that the squares keep their digits

@@ -38,15 +38,28 @@ def split(labels: torch.Tensor | None, n: int, fraction: float, *key: int) -> tu
     Shape:
         labels: (n,), integer class labels, or None.
     """
-    order = permutation(n, *key)
     if fraction == 0 or n < 2:
         return torch.arange(n), torch.arange(0)
-    if labels is not None:
-        # Within each class (a stable sort keeps the random order) the rows get ranks 0, 1, ...; sorting by
-        # rank / class size spreads every class evenly, so that any head of the order holds each class's share.
-        by_class = order[torch.sort(labels[order], stable=True).indices]
-        counts = torch.unique(labels, return_counts=True)[1]
-        ranks = torch.cat([(torch.arange(int(c)) + 0.5) / int(c) for c in counts])
-        order = by_class[torch.sort(ranks, stable=True).indices]
     size = min(max(round(n * fraction), 1), n - 1)
-    return order[size:].sort().values, order[:size].sort().values
+    cut = torch.zeros(n, dtype=torch.bool)
+    if labels is None or int(labels.min()) < 0:  # negative labels are told when the data are checked
+        cut[permutation(n, *key)[:size]] = True
+    else:
+        counts = torch.bincount(labels)  # unlike `unique` it needs no sorted copy of all labels
+        for label, share in enumerate(_shares(counts, size, *key).tolist()):
+            members = (labels == label).nonzero()[:, 0]
+            cut[members[permutation(len(members), *key, label)[:share]]] = True
+    return (~cut).nonzero()[:, 0], cut.nonzero()[:, 0]
+
+
+def _shares(counts: torch.Tensor, size: int, *key: int) -> torch.Tensor:
+    """How many of each class make up `size` rows: its exact share rounded down, then one more by the largest remainders.
+
+    Equal remainders are ordered by the key, so that no class is always the one that goes short.
+    """
+    exact = counts.double() * size / counts.sum()
+    shares = exact.floor().long()
+    order = permutation(len(counts), *key, size)
+    largest = order[(exact - shares)[order].argsort(descending=True, stable=True)]
+    shares[largest[: size - int(shares.sum())]] += 1
+    return shares

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
-MOST_ELEMENTS = 2**24  # of outputs and targets kept before the metrics take them in (64 MiB of float32)
+MOST_ELEMENTS = 2**21  # of outputs and targets kept before the metrics take them in (8 MiB of float32)
 
 
 class Scores(nn.Module):
