@@ -18,6 +18,7 @@ LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment
 LAYERS = {
     **dict.fromkeys(["errors"], 0),
     **dict.fromkeys(["signature", "rules", "startup", "functional"], 1),
+    "consistency": 2,
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "callbacks", "logger"], 3),
     **dict.fromkeys(["check", "explain", "fast_loop", "history", "figures"], 4),
@@ -72,7 +73,18 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
     heavy = {"torch", "pytorch_lightning", "torchmetrics", "torchvision", "pandas", "sklearn", "matplotlib", "numpy"}
     light = [
         SOURCE / f"{name}.py"
-        for name in ("errors", "signature", "rules", "check", "compose", "explain", "startup", "cli", "data/sniff")
+        for name in (
+            "errors",
+            "signature",
+            "rules",
+            "check",
+            "consistency",
+            "compose",
+            "explain",
+            "startup",
+            "cli",
+            "data/sniff",
+        )
     ]
     for file in [ROOT / "train.py", *light]:
         for node in ast.parse(file.read_text()).body:

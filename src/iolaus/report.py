@@ -58,8 +58,7 @@ class Report:
     def follow(self, run: Run) -> Run:
         """Take the built run and save its settings."""
         self.run = run
-        text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-        (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+        (self.folder / "config.yaml").write_text(self._settings(), encoding="utf-8")
         for logger in run.trainer.loggers:
             logger.log_hyperparams(self._hyperparameters())
         return run
@@ -103,9 +102,15 @@ class Report:
             text = json.dumps(results, indent=2, allow_nan=True)
             (self.folder / "results.json").write_text(text + "\n", encoding="utf-8")
             drawn = self._draw(results)
-            (self.folder / "report.md").write_text(_markdown(results, drawn, self.config), encoding="utf-8")
+            (self.folder / "report.md").write_text(_markdown(results, drawn, self._settings()), encoding="utf-8")
         if status != "failed":
             log.info("%s", self._closing_words(results))
+
+    def _settings(self) -> str:
+        """The settings as YAML: resolved once the run is built, before that as they were composed."""
+        if self.run is None:
+            return OmegaConf.to_yaml(self.config)
+        return yaml.safe_dump(self.run.config, sort_keys=False, allow_unicode=True)
 
     def _hyperparameters(self) -> dict[str, Any]:
         """The few settings that tell runs apart: the parts by class, the numbers one varies, the command's overrides."""
@@ -256,7 +261,7 @@ def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
     return "\n".join([title, *(line.rstrip() for line in text.getvalue().splitlines())])
 
 
-def _markdown(results: dict[str, Any], drawn: list[Path], config: DictConfig) -> str:
+def _markdown(results: dict[str, Any], drawn: list[Path], settings: str) -> str:
     columns = _columns(results)
     lines = [f"# {results['name']}", "", f"`{results['command']}`", "", f"Status: {results['status']}."]
     if results["error"]:
@@ -287,5 +292,5 @@ def _markdown(results: dict[str, Any], drawn: list[Path], config: DictConfig) ->
     lines += [f"- {name}: {number}" for name, number in results["versions"].items()]
     if results["git"]:
         lines.append(f"- code: {results['git']['commit']}{' with changes' if results['git']['dirty'] else ''}")
-    lines += ["", "## Settings", "", "```yaml", OmegaConf.to_yaml(config).rstrip(), "```", ""]
+    lines += ["", "## Settings", "", "```yaml", settings.rstrip(), "```", ""]
     return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Settings that are right each and must also fit together: parts and data, objective and metrics, files and folders."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from iolaus.errors import did_you_mean
+from iolaus.rules import CHOICES, GROUPS, KINDS
+from iolaus.signature import Definition, attribute, find
+
+Node = dict[str, Any]
+
+
+def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
+    """Every pair of settings that cannot be meant together.
+
+    Args:
+        config: resolved, plain.
+        choices: which option was chosen for each group, for messages in the user's words.
+        folders: the folders that hold the options, for suggestions.
+    """
+    yield from _facts(config, choices, folders)
+    yield from _objective(config)
+    yield from _combinations(config)
+    yield from _paths(config["data"])
+
+
+def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
+    """Parts that cannot work with this kind of data, with options that can."""
+    data = config["data"]
+    source = f"data={choices['data']}" if "data" in choices else "this data set"
+    for group in sorted(GROUPS):
+        part = config.get(group)
+        nodes = [part] if isinstance(part, dict) and "_target_" in part else list((part or {}).values())
+        for node in nodes:
+            for fact, kinds in (node.get("_accepts_") or {} if isinstance(node, dict) else {}).items():
+                if data.get(fact) is None or data[fact] in kinds:
+                    continue
+                choice = choices.get(group)
+                name = f"{group}={choice}" if isinstance(choice, str) else f"{group} {node['_target_'].split('.')[-1]}"
+                words = KINDS.get(fact, {})
+                wants = " or ".join(words.get(a, f"{fact} {a}") for a in kinds)
+                has = words.get(data[fact], f"{fact} {data[fact]}")
+                others = _options(group, fact, data[fact], folders)
+                hint = f"; try {' or '.join(f'{group}={o}' for o in others[:3])}" if others else ""
+                yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
+
+
+def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
+    """The options of a group that declare they accept a fact."""
+    fitting = []
+    for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        nodes = [content] if "_target_" in content else [v for v in content.values() if isinstance(v, dict)]
+        declared = [n["_accepts_"][fact] for n in nodes if fact in (n.get("_accepts_") or {})]
+        if declared and all(value in d for d in declared):
+            fitting.append(file.stem)
+    return fitting
+
+
+def _objective(config: Node) -> Iterator[str]:
+    """The monitored value must be one that is logged, and its direction the metric's own."""
+    objective = config.get("objective")
+    if not isinstance(objective, dict) or not isinstance(objective.get("monitor"), str):
+        yield f"objective.monitor: must be a logged value such as loss/val; received {objective!r}"
+        return
+    for key in objective.keys() - {"monitor", "mode"}:
+        yield f"objective.{key}: there is no such setting{did_you_mean(key, ('monitor', 'mode'))}"
+    metrics = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
+    logged |= {f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"}
+    monitor = objective["monitor"]
+    callbacks = {f"callbacks.{k}.monitor": c for k, c in (config.get("callbacks") or {}).items() if isinstance(c, dict)}
+    watched = {"objective.monitor": monitor} | {k: c["monitor"] for k, c in callbacks.items() if c.get("monitor")}
+    for key, value in watched.items():
+        if value not in logged and (key == "objective.monitor" or value != monitor):
+            names = ", ".join(sorted(logged))
+            yield f"{key}: {value!r} is not logged while training{did_you_mean(value, logged)}\n  (logged are: {names})"
+    if monitor not in logged:
+        return
+    higher: Any = False
+    if (metric := logged[monitor]) is not None:
+        definition = find(str(metric.get("_target_")))
+        higher = attribute(definition, "higher_is_better") if isinstance(definition, Definition) else None
+    right = {True: "max", False: "min"}.get(higher) if isinstance(higher, bool) else None
+    if right and objective.get("mode") in CHOICES["objective.mode"] and objective["mode"] != right:
+        better = "higher" if right == "max" else "lower"
+        yield f"objective.mode: {better} is better for {monitor}, so mode must be {right}; received {objective['mode']!r}"
+
+
+def _combinations(config: Node) -> Iterator[str]:
+    """Settings that are right each and wrong together."""
+    data, trainer = config["data"], config["trainer"]
+    held_out = [data.get("val_fraction"), data.get("test_fraction")]
+    if all(isinstance(f, int | float) for f in held_out) and sum(held_out) >= 1:
+        yield f"data.val_fraction + data.test_fraction: nothing is left to train on; they sum to {sum(held_out):g}"
+    if trainer.get("devices") not in (1, "1") and not (
+        isinstance(trainer.get("devices"), list) and len(trainer["devices"]) == 1
+    ):
+        yield f"trainer.devices: training runs on one device; received {trainer.get('devices')!r}"
+    if trainer.get("num_nodes", 1) != 1:
+        yield f"trainer.num_nodes: training runs on one machine; received {trainer['num_nodes']!r}"
+    last = trainer.get("max_epochs")
+    if not isinstance(last, int) or last < 1:
+        last = math.inf
+    if (trainer.get("min_epochs") or 0) > last:
+        yield f"trainer.min_epochs: must not exceed trainer.max_epochs={last}; received {trainer['min_epochs']}"
+    if (every := trainer.get("check_val_every_n_epoch") or 1) > last:
+        yield f"trainer.check_val_every_n_epoch: no validation would come within {last} epochs; received {every}"
+    if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") and config["optim"].get("fused"):
+        yield "optim.fused: a fused optimizer cannot clip gradients with trainer.precision=16-mixed; set optim.fused=false"
+    for name, callback in (config.get("callbacks") or {}).items():
+        several = isinstance(callback, dict) and callback.get("save_top_k") not in (None, 0, 1)
+        if several and "{" not in str(callback.get("filename")):
+            yield (
+                f"callbacks.{name}.save_top_k: several files need names that differ; "
+                f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
+            )
+
+
+def _paths(data: Node) -> Iterator[str]:
+    for key, value in data.items():
+        if (key == "path" or key.endswith("_path")) and isinstance(value, str) and not Path(value).exists():
+            yield f"data.{key}: {value} does not exist  (working directory: {Path.cwd()})"
