@@ -16,14 +16,15 @@ class AUROC(MulticlassAUROC):
 
     Args:
         num_classes: number of classes.
+        validate_args: whether each update looks at all labels and predictions for values out of range.
         base: the settings that every torchmetrics Metric has.
 
     Shape:
         preds: (N, num_classes) probabilities or logits; target: (N,).
     """
 
-    def __init__(self, num_classes: int, **base: Any):
-        super().__init__(num_classes, average=None, thresholds=None, **base)
+    def __init__(self, num_classes: int, validate_args: bool = False, **base: Any):
+        super().__init__(num_classes, average=None, thresholds=None, validate_args=validate_args, **base)
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """The mean, a 0-d tensor."""
