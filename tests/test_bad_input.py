@@ -113,7 +113,6 @@ CASES = [
     ("trainer.min_epochs=5 trainer.max_epochs=2", "trainer.min_epochs", "trainer.max_epochs=2"),
     ("trainer.devices=2", "trainer.devices", "one device"),
     ("trainer.num_nodes=2", "trainer.num_nodes", "one machine"),
-    ("trainer.precision=16-mixed trainer.gradient_clip_val=1", "optim.fused", "optim.fused=false"),
     ("objective=loss", "objective", "objective.monitor and objective.mode"),
     ("allow=[nothere]", "allow", "no package 'nothere'"),
     # facts of the data

@@ -63,6 +63,7 @@ CASES = [
     ["trainer.gradient_clip_val=0.1"],
     ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value"],
     ["trainer.precision=bf16-mixed"],
+    ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1"],
     ["trainer.precision=64-true", "optim=sgd"],
     ["trainer.accumulate_grad_batches=3"],
     ["trainer.val_check_interval=0.3"],

@@ -205,6 +205,13 @@ def test_the_line_through_seventeen_points(command):
         ["trainer=overfit", "trainer.max_epochs=20"],
         ["trainer=cpu", "trainer.precision=bf16-mixed", "trainer.max_epochs=2"],
         ["trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"],
+        [
+            "trainer.precision=bf16-mixed",
+            "trainer.gradient_clip_val=1",
+            "trainer.accumulate_grad_batches=2",
+            "trainer.max_epochs=2",
+        ],
+        ["trainer.precision=16-mixed", "trainer.gradient_clip_val=1", "trainer.max_epochs=2"],
         ["trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.max_epochs=2"],
         ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"],
         ["trainer.val_check_interval=0.5", "trainer.max_epochs=2"],

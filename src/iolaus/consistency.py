@@ -110,8 +110,6 @@ def _combinations(config: Node) -> Iterator[str]:
         yield f"trainer.min_epochs: must not exceed trainer.max_epochs={last}; received {trainer['min_epochs']}"
     if (every := trainer.get("check_val_every_n_epoch") or 1) > last:
         yield f"trainer.check_val_every_n_epoch: no validation would come within {last} epochs; received {every}"
-    if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") and config["optim"].get("fused"):
-        yield "optim.fused: a fused optimizer cannot clip gradients with trainer.precision=16-mixed; set optim.fused=false"
     for name, callback in (config.get("callbacks") or {}).items():
         several = isinstance(callback, dict) and callback.get("save_top_k") not in (None, 0, 1)
         if several and "{" not in str(callback.get("filename")):

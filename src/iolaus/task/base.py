@@ -96,6 +96,9 @@ class Task(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
+        if self._trainer is not None and self._trainer.gradient_clip_val:
+            # Clipping needs unscaled gradients: a fused optimizer must not offer to unscale them inside its step.
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self._scheduler is None:
             return optimizer
         make, settings = self._scheduler
