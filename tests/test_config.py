@@ -114,6 +114,7 @@ def test_all_problems_are_told_together():
 
 def test_a_key_that_an_interpolation_reads_is_meant():
     check(composed("+width=32", "model.hidden_dims=[${width}]"))
+    check(composed("+start=3", "seed=${start}"))
 
 
 @pytest.mark.parametrize(

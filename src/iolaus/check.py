@@ -88,7 +88,7 @@ def _missing(node: Any, path: str = "") -> Iterator[str]:
 
 def _unread(raw: Node) -> Iterator[str]:
     """Top-level keys that neither Iolaus nor an interpolation of the configuration reads."""
-    text = yaml.safe_dump({k: v for k, v in raw.items() if k not in SETTINGS}) + str(raw.get("objective"))
+    text = yaml.safe_dump(raw)
     for key in raw.keys() - SETTINGS - GROUPS:
         if not re.search(rf"\$\{{\s*{re.escape(str(key))}\b", text):
             yield f"{key}: nothing reads this setting{_full_name(str(key), raw)}"
@@ -114,7 +114,8 @@ def _leaves(node: Node, path: str = "") -> Iterator[str]:
 
 
 def _settings(config: Node) -> Iterator[str]:
-    if not isinstance(config.get("seed"), int) or isinstance(config.get("seed"), bool):
+    seed = config.get("seed")
+    if not _is_interpolation(seed) and (not isinstance(seed, int) or isinstance(seed, bool)):
         yield f"seed: must be a whole number from 0; received {config.get('seed')!r}"
     stages = config.get("stages")
     if not isinstance(stages, list) or not stages:
