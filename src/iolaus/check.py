@@ -128,9 +128,8 @@ def _settings(config: Node) -> Iterator[str]:
         yield f"allow: must be a list of your own packages, as in allow=[my_package]; received {allow!r}"
     else:
         for package in allow:
-            if isinstance(find(f"{package}.x"), Missing) and find(f"{package}.x") == Missing(
-                package.split(".")[0], None
-            ):
+            found = find(f"{package}.x")
+            if isinstance(found, Missing) and found.module is None:
                 yield f"allow: there is no package {package!r} in the working directory or among the installed ones"
     if not isinstance(config.get("objective"), dict):
         yield f"objective: has the settings objective.monitor and objective.mode; received {config.get('objective')!r}"

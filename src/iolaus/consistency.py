@@ -33,10 +33,8 @@ def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> It
     data = config["data"]
     source = f"data={choices['data']}" if "data" in choices else "this data set"
     for group in sorted(GROUPS):
-        part = config.get(group)
-        nodes = [part] if isinstance(part, dict) and "_target_" in part else list((part or {}).values())
-        for node in nodes:
-            for fact, kinds in (node.get("_accepts_") or {} if isinstance(node, dict) else {}).items():
+        for node in _parts(config.get(group)):
+            for fact, kinds in (node.get("_accepts_") or {}).items():
                 if data.get(fact) is None or data[fact] in kinds:
                     continue
                 choice = choices.get(group)
@@ -49,13 +47,19 @@ def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> It
                 yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
 
 
+def _parts(group: Any) -> list[Node]:
+    """The nodes of a group: itself where one option is chosen, its keys' values where several are."""
+    if not isinstance(group, dict):
+        return []
+    return [group] if "_target_" in group else [node for node in group.values() if isinstance(node, dict)]
+
+
 def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
     """The options of a group that declare they accept a fact."""
     fitting = []
     for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        nodes = [content] if "_target_" in content else [v for v in content.values() if isinstance(v, dict)]
-        declared = [n["_accepts_"][fact] for n in nodes if fact in (n.get("_accepts_") or {})]
+        parts = _parts(yaml.safe_load(file.read_text(encoding="utf-8")))
+        declared = [n["_accepts_"][fact] for n in parts if fact in (n.get("_accepts_") or {})]
         if declared and all(value in d for d in declared):
             fitting.append(file.stem)
     return fitting
