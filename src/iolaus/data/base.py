@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.base import Augmentation
 from iolaus.data.loader import AugmentedLoader, make_loader, resident
-from iolaus.data.order import split
+from iolaus.data.order import SCALARS, row_dtype, split
 from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -90,7 +90,8 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.datasets:
             return
         self.datasets = self.load()
-        self.rows = {name: torch.arange(len(dataset)) for name, dataset in self.datasets.items()}  # type: ignore[arg-type]
+        lengths = {name: len(dataset) for name, dataset in self.datasets.items()}  # type: ignore[arg-type]
+        self.rows = {name: torch.arange(n, dtype=row_dtype(n)) for name, n in lengths.items()}
         total = len(self.rows["train"])
         for number, (name, fraction) in enumerate((("test", self.test_fraction), ("val", self.val_fraction))):
             if name not in self.rows and fraction > 0 and total:
@@ -105,8 +106,11 @@ class DataModule(pl.LightningDataModule, ABC):
         """Cut a split from the training data."""
         labels = self._targets("train") if self.target_kind == "class" else None
         rows = self.rows["train"]
-        stay, cut = split(None if labels is None else labels[rows], len(rows), fraction, self.seed, number)
-        self.rows["train"], self.rows[name] = rows[stay], rows[cut]
+        if labels is not None:
+            labels = _narrow(labels, rows)
+        stay, cut = split(labels, len(rows), fraction, self.seed, number)
+        self.rows[name] = rows.index_select(0, cut)
+        self.rows["train"] = rows.index_select(0, stay)
         self.datasets[name] = self.datasets["train"]
 
     def _targets(self, name: str) -> torch.Tensor | None:
@@ -116,6 +120,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def _check(self) -> None:
         """Refuse data that contradict the settings."""
+        checked: list[Dataset] = []
         for name, rows in self.rows.items():
             if len(rows) == 0:
                 total = sum(len(r) for r in self.rows.values())
@@ -126,8 +131,10 @@ class DataModule(pl.LightningDataModule, ABC):
                     f"data.input_shape: says {list(self.input_shape)}, but an input of the {name} split has shape "
                     f"{list(inputs.shape)}"
                 )
-            self._check_targets(name)
             dataset = self.datasets[name]
+            if not any(dataset is earlier for earlier in checked):
+                self._check_targets(name)
+            checked.append(dataset)
             if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
                 for block in rows.split(BLOCK):  # in blocks, so that no mask of the whole is made
                     finite = dataset.tensors[0].index_select(0, block).isfinite().flatten(1).all(1)
@@ -214,6 +221,14 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def test_dataloader(self) -> Any:
         return self._loader("test", self._eval_batch_size("test"))
+
+
+def _narrow(labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The labels of these rows, no wider than they need be, without a wide copy of all."""
+    found = torch.empty(len(rows), dtype=torch.int16 if int(labels.max()) < 2**15 else torch.int32)
+    for part, block in zip(found.split(SCALARS), rows.split(SCALARS), strict=True):
+        part.copy_(labels.index_select(0, block))
+    return found
 
 
 def _mean_and_deviation(

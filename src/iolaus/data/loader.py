@@ -20,7 +20,7 @@ class TensorLoader:
 
     Args:
         dataset: the tensors; its rows are samples.
-        rows: the rows of this split, (n,) int64.
+        rows: the rows of this split, (n,) whole numbers.
         batch_size: samples in a batch; the last one may be smaller.
         key: what the order depends on, read when an epoch begins; None keeps the rows' own order.
     """

@@ -2,6 +2,7 @@
 
 import torch
 
+SCALARS = 2**20  # of a long column that are looked at together
 _MASK = 2**64 - 1
 
 
@@ -23,33 +24,50 @@ def permutation(n: int, *key: int) -> torch.Tensor:
     """A permutation of 0 .. n-1 that depends on the key alone.
 
     Shape:
-        output: (n,), int64.
+        output: (n,), of row_dtype(n).
     """
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*key)))
+    return torch.randperm(n, dtype=row_dtype(n), generator=torch.Generator().manual_seed(mix(*key)))
+
+
+def row_dtype(n: int) -> torch.dtype:
+    """The smallest dtype that numbers n rows: rows of a large table must not weigh as much as a column of it."""
+    return torch.int32 if n < 2**31 else torch.int64
 
 
 def split(labels: torch.Tensor | None, n: int, fraction: float, *key: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut `fraction` of n rows off, of each class its share where labels are given.
 
     Returns:
-        the rows that stay and the rows cut off, both ascending int64. At least one row is cut off, and one stays,
-        where there are two and the fraction is not zero.
+        the rows that stay and the rows cut off, both ascending, of row_dtype(n). At least one row is cut off, and one
+        stays, where there are two and the fraction is not zero.
 
     Shape:
         labels: (n,), integer class labels, or None.
     """
     if fraction == 0 or n < 2:
-        return torch.arange(n), torch.arange(0)
+        return torch.arange(n, dtype=row_dtype(n)), torch.arange(0, dtype=row_dtype(n))
     size = min(max(round(n * fraction), 1), n - 1)
     cut = torch.zeros(n, dtype=torch.bool)
     if labels is None or int(labels.min()) < 0:  # negative labels are told when the data are checked
         cut[permutation(n, *key)[:size]] = True
     else:
-        counts = torch.bincount(labels)  # unlike `unique` it needs no sorted copy of all labels
+        classes = int(labels.max()) + 1
+        counts = torch.stack([torch.bincount(part, minlength=classes) for part in labels.split(SCALARS)]).sum(0)
         for label, share in enumerate(_shares(counts, size, *key).tolist()):
-            members = (labels == label).nonzero()[:, 0]
+            members = _where(labels == label)
             cut[members[permutation(len(members), *key, label)[:share]]] = True
-    return (~cut).nonzero()[:, 0], cut.nonzero()[:, 0]
+    return _where(~cut), _where(cut)
+
+
+def _where(mask: torch.Tensor) -> torch.Tensor:
+    """The rows that a mask (n,) marks, in blocks, so that int64 numbers of all of them are never held."""
+    rows = torch.empty(int(mask.sum()), dtype=row_dtype(len(mask)))
+    filled = 0
+    for i, part in enumerate(mask.split(SCALARS)):
+        found = part.nonzero()[:, 0]
+        rows[filled : filled + len(found)] = found + i * SCALARS
+        filled += len(found)
+    return rows
 
 
 def _shares(counts: torch.Tensor, size: int, *key: int) -> torch.Tensor:

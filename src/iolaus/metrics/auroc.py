@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torchmetrics.classification import MulticlassAUROC
-from torchmetrics.functional.classification import multiclass_auroc
+from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -29,9 +29,12 @@ class AUROC(MulticlassAUROC):
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """The mean, a 0-d tensor."""
         preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
+        self.preds, self.target = [preds], [target]  # the parts need not be kept beside the whole
         counts = torch.bincount(target, minlength=self.num_classes)
-        present = (counts > 0) & (counts < len(target))
-        if not present.any():
+        present = ((counts > 0) & (counts < len(target))).nonzero()[:, 0].tolist()
+        if not present:
             return torch.tensor(float("nan"), device=target.device)
-        areas = multiclass_auroc(preds, target, self.num_classes, average=None)
-        return areas[present].mean()
+        # One curve at a time: those of all classes together would take several times the predictions' memory.
+        return torch.stack(
+            [binary_auroc(preds[:, c], (target == c).long(), validate_args=False) for c in present]
+        ).mean()

@@ -41,6 +41,8 @@ class Scores(nn.Module):
 
     def flush(self) -> None:
         """Let the metrics take in what is kept."""
+        if self._losses:  # one tensor for many: scattered scalars would keep memory around them from being used again
+            self._losses = [torch.cat([loss.reshape(-1) for loss in self._losses])]
         if self._kept and len(self.metrics):
             outputs, targets = zip(*self._kept, strict=True)
             self.metrics.update(self.to_preds(torch.cat(outputs).float()), torch.cat(targets))
@@ -50,7 +52,7 @@ class Scores(nn.Module):
         """`loss` and each metric of the samples since the last reset; single numbers are 0-d tensors."""
         self.flush()
         sizes = torch.tensor(self._sizes, dtype=torch.float32, device=self._losses[0].device)
-        loss = torch.stack(self._losses).float() @ sizes / sizes.sum()
+        loss = self._losses[0].float() @ sizes / sizes.sum()
         return {"loss": loss, **(self.metrics.compute() if len(self.metrics) else {})}
 
     def reset(self) -> None:
