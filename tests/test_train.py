@@ -118,7 +118,7 @@ def test_another_process_gives_the_same_bits(command, tmp_path):
 
 def test_neither_preflight_nor_callbacks_change_the_weights(command):
     with_all = command("trainer.max_epochs=2", "model.dropout=0.2")
-    bare = command("trainer.max_epochs=2", "model.dropout=0.2", "callbacks=[last_checkpoint]", "logger=[]")
+    bare = command("trainer.max_epochs=2", "model.dropout=0.2", "callbacks=[resume_points]", "logger=[]")
     assert digest(with_all.folder) == digest(bare.folder)
 
 
@@ -185,7 +185,7 @@ def test_the_line_through_seventeen_points(command):
 
     outcome = command(
         *("data=line", "model=linear", "optim=sgd", "optim.lr=0.02", "trainer.max_epochs=600"),
-        *("callbacks=[last_checkpoint]", "logger=[]", "metrics=[]"),
+        *("callbacks=[resume_points]", "logger=[]", "metrics=[]"),
     )
     found = {k: v.item() for k, v in weights(outcome.folder).items()}
     slope, intercept = np.polyfit(X, Y, 1)

@@ -6,20 +6,25 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
+from iolaus.checkpoint import CheckpointFiles
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 from iolaus.history import History
 from iolaus.rules import OWN_KEYS
 from iolaus.task.base import Task
 from iolaus.trainer import Trainer
+
+Kind = TypeVar("Kind", bound=pl.Callback)
 
 
 @dataclass
@@ -31,6 +36,10 @@ class Run:
     task: Task
     trainer: Trainer
     history: History
+
+    def callback(self, kind: type[Kind]) -> Kind | None:
+        """The run's callback of a class; None when it has none."""
+        return next((c for c in self.trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
     @property
     def best_checkpoint(self) -> str | None:
@@ -64,7 +73,11 @@ def build(config: DictConfig) -> Run:
     if data.standardize:
         task.fit_statistics(data.statistics())
     history = History(Path(settings["output_dir"], "metrics.csv"))
-    return Run(settings, data, task, build_trainer(settings, history), history)
+    trainer = build_trainer(settings, history)
+    if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
+        # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
+        task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
+    return Run(settings, data, task, trainer, history)
 
 
 def build_task(settings: dict[str, Any]) -> Task:
@@ -103,6 +116,9 @@ def build_task(settings: dict[str, Any]) -> Task:
 def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
     """Lightning's Trainer with callbacks and loggers; bars, checkpoints and loggers are there when they are chosen."""
     callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items()]
+    # First in each hook: what it restores when a batch begins is what the others' hooks then see.
+    callbacks.sort(key=lambda callback: not isinstance(callback, ResumePoints))
+    points = [c.files for c in callbacks if isinstance(c, ResumePoints)]
     loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items()]
     return make(
         settings["trainer"],
@@ -110,6 +126,7 @@ def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
         callbacks=callbacks,
         logger=[*loggers, history],
         default_root_dir=settings["output_dir"],
+        checkpoint_files=points[0] if points else CheckpointFiles(),
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         enable_model_summary=False,

@@ -5,13 +5,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from iolaus.check import check
-from iolaus.errors import UserError, did_you_mean
+from iolaus.errors import UserError
+from iolaus.resume import resume
+from iolaus.runs import find_checkpoint, overridden, read_settings
 from iolaus.startup import import_lightning
 
 
@@ -25,23 +25,36 @@ def main(arguments: list[str] | None = None) -> None:
         description="Evaluate a run's weights on its test split, or on other data or devices by overrides.",
         epilog="example: iolaus test outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint last trainer.accelerator=cpu",
     )
-    test.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    test.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to change")
     test.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
-    test.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="a package of yours that the run's settings may name",
+    go_on = commands.add_parser(
+        "resume",
+        help="go on with a run that was killed or stopped, bit for bit",
+        description="Go on with a run from its newest resume point; the same as python train.py resume=RUN.",
+        epilog="example: iolaus resume outputs/digits-mlp/2026-01-31_12-00-00-000000 trainer.max_epochs=200",
     )
+    for command in (test, go_on):
+        command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to change")
+        command.add_argument(
+            "--allow",
+            action="append",
+            default=[],
+            metavar="PACKAGE",
+            help="a package of yours, in this folder or installed, that the run's settings may name",
+        )
     options = parser.parse_args(arguments)
-    sys.path.append(os.getcwd())  # the user's own packages
+    if options.allow:  # and not otherwise: this folder may be a stranger's
+        sys.path.append(os.getcwd())
     try:
-        _test(options)
+        if options.command == "test":
+            _test(options)
+        else:
+            resume(options.run, options.overrides, options.allow)
     except UserError as error:
         print(re.sub(r"add allow=\[(\w+)\]", r"add --allow \1", str(error)), file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _test(options: argparse.Namespace) -> None:
@@ -60,52 +73,13 @@ def _test(options: argparse.Namespace) -> None:
 
 
 def read_run(folder: Path, overrides: list[str], allow: list[str]) -> DictConfig:
-    """The settings of a run, with overrides and without its callbacks and loggers.
+    """The settings of a run, with overrides and without its callbacks, loggers and profiler, which would write files.
 
-    The folder may be a stranger's: the text is read as plain YAML, and no interpolation, which could read the
-    environment, is followed. Packages of one's own are allowed by the caller and never by the folder.
-
-    Raises:
-        UserError: for a folder that holds no run, an override of a setting that is not there.
+    Packages of one's own are allowed by the caller and never by the folder.
     """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{folder}: not a run's folder, {file} does not exist")
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not plain YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict) or "${" in str(settings):
-        raise UserError(f"{file}: not the resolved settings of a run")
-    config = OmegaConf.create(settings)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise UserError(f"{override}: write KEY=VALUE")
-        _override(config, key, yaml.safe_load(value))
+    settings = read_settings(folder)
+    config = overridden(settings, overrides)
     with open_dict(config):
         config.update({"output_dir": str(folder), "callbacks": {}, "logger": {}, "allow": allow})
+        config.trainer.profiler = None
     return config
-
-
-def _override(config: DictConfig, key: str, value: Any) -> None:
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
-            names = [str(n) for n in node] if isinstance(node, DictConfig) else []
-            raise UserError(f"{key}: the run has no such setting{did_you_mean(part, names)}")
-        node = node[part]
-    OmegaConf.update(config, key, value)
-
-
-def find_checkpoint(folder: Path, name: str) -> Path:
-    """The file of a checkpoint by name (best, last) or path.
-
-    Raises:
-        UserError: when there is none.
-    """
-    file = folder / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
-    if not file.is_file():
-        kept = sorted(f.stem for f in (folder / "checkpoints").glob("*.ckpt"))
-        raise UserError(f"--checkpoint {name}: {file} does not exist  (kept are: {', '.join(kept) or 'none'})")
-    return file

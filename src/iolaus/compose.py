@@ -27,11 +27,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from iolaus import slurm
 from iolaus.check import check
 from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
+from iolaus.resume import resume
 from iolaus.rules import GROUPS
+from iolaus.runs import Job
 from iolaus.startup import import_lightning
 
 TASKS = {"class": "classification", "real": "regression"}
@@ -49,8 +52,9 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)
 def launch(main: Callable[[DictConfig], Any]) -> None:
     """Run `main` on the composed settings, once or as a sweep: `hydra.main` with every job checked first.
 
-    The user's mistakes are told in one message. Exit codes: 0 done; 1 refused or failed; 130 interrupted. `-v` or
-    HYDRA_FULL_ERROR=1 shows tracebacks.
+    `resume=RUN` goes on with a run instead, and so does a job that SLURM has queued again. The user's mistakes are told in one message.
+    Exit codes: 0 done; 1 refused or failed; 128 and the signal's number when one stopped it. `-v` or HYDRA_FULL_ERROR=1 shows
+    tracebacks.
 
     Args:
         main: takes the settings and returns the objective; the options stand in the folder `conf` beside its file.
@@ -75,6 +79,9 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
 
     try:
         sys.argv = _friendly(sys.argv)
+        if (earlier := _earlier(sys.argv)) is not None:
+            resume(*earlier)
+            return
         arguments = get_args_parser().parse_args()
         if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
             sys.argv += settle(arguments, conf)
@@ -84,6 +91,21 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _earlier(argv: list[str]) -> tuple[Path, list[str], list[str]] | None:
+    """The run to go on with, the settings to change, and the packages allowed; None for a run of its own."""
+    words = argv[1:]
+    named = [word.removeprefix("resume=").strip("'\"") for word in words if word.startswith("resume=")]
+    folder = Path(named[-1]) if named else slurm.earlier_run()
+    if folder is None:
+        return None
+    if flags := [word for word in words if word.startswith("-")]:
+        raise UserError(f"resume={folder} goes with settings only, not with {' '.join(flags)}")
+    packages = [word.removeprefix("allow=").strip("'\"[]") for word in words if word.startswith("allow=")]
+    allow = [name.strip() for text in packages for name in text.split(",") if name.strip()]
+    overrides = [word for word in words if not word.startswith(("resume=", "allow=", "hydra."))]
+    return folder, overrides, allow
 
 
 def _message(error: Exception, verbose: bool) -> str:
@@ -109,14 +131,6 @@ def _friendly(argv: list[str]) -> list[str]:
                 raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
             words[i] = f'{place}="{folder}"'  # quoted: paths may hold what Hydra's grammar gives a meaning
     return words
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the user asked for: the command's overrides, and the option chosen for each group."""
-
-    overrides: list[str]
-    choices: dict[str, Any]
 
 
 def check_job(config: DictConfig) -> None:

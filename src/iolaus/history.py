@@ -54,12 +54,33 @@ class History(Logger):
         row = self.rows[-1]
         new = [k for k in row if k not in self._columns]
         self._columns += new
-        # A column that appears later, as with validation every other epoch, needs the whole file anew.
-        with self.path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+        if new:  # a column that appears later, as with validation every other epoch, needs the whole file anew
+            self._write_all()
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _write_all(self) -> None:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
-            if new:
-                writer.writeheader()
-            writer.writerows(self.rows if new else [row])
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def written(self) -> dict[str, Any]:
+        """All rows so far, and the values that wait for the rest of theirs."""
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "pending": dict(self._pending),
+            "columns": list(self._columns),
+        }
+
+    def cut_back(self, written: dict[str, Any] | None) -> None:
+        """Go on from what `written` gave: the file loses the rows after it."""
+        state = written or {"rows": [], "pending": {}, "columns": []}
+        self.rows, self._pending, self._columns = state["rows"], state["pending"], state["columns"]
+        self.path.unlink(missing_ok=True)
+        if self.rows:
+            self._write_all()
 
     def best(self, monitor: str, mode: str) -> dict[str, float] | None:
         """The row with the best value of the objective; None when no row has it."""

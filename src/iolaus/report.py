@@ -1,5 +1,6 @@
 """The end of a run: results.json for programs, report.md and a table for people."""
 
+import fcntl
 import io
 import json
 import logging
@@ -13,15 +14,21 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from iolaus import figures
-from iolaus.build import Run
-from iolaus.compose import Job
+from iolaus import figures, slurm
+from iolaus.build import Run, build
+from iolaus.callbacks.go_back import GoBack
+from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
+from iolaus.check import plain
+from iolaus.checkpoint import PARTIAL
+from iolaus.divergence import Diverged
 from iolaus.errors import UserError
+from iolaus.runs import Job
+from iolaus.signals import Stopped, requests
 
 log = logging.getLogger("iolaus")
 
@@ -35,10 +42,10 @@ class Report:
 
     Args:
         config: the composed settings.
-        job: the command's overrides and the options chosen.
+        job: the command's overrides, the options chosen, and whether the run goes on from where it was.
 
     Raises:
-        UserError: when the folder holds a run already.
+        UserError: when the folder holds a run already, or another process trains it.
     """
 
     def __init__(self, config: DictConfig, job: Job):
@@ -49,19 +56,41 @@ class Report:
         self.fit_seconds = 0.0
         self.tested: str | None = None  # which weights were tested
         self._start = time.monotonic()
-        if (self.folder / "config.yaml").exists():
-            raise UserError(f"output_dir: {self.folder} holds a run already; choose another folder")
+        self._point: Path | None = None  # the resume point to go on from
 
     def __enter__(self) -> "Report":
+        self._claim = claim(self.folder, self.job.resumed)
+        self._handlers = requests.install()
+        slurm.remember(self.folder)
+        if not self.job.resumed:
+            write_text(self.folder / "config.yaml", self._settings())
         return self
 
     def follow(self, run: Run) -> Run:
-        """Take the built run and save its settings."""
+        """Take the built run and save its settings; what was logged after the point that it goes on from is forgotten."""
         self.run = run
-        (self.folder / "config.yaml").write_text(self._settings(), encoding="utf-8")
+        write_text(self.folder / "config.yaml", self._settings())
+        if self.job.resumed:
+            self._go_back_to_point()
         for logger in run.trainer.loggers:
             logger.log_hyperparams(self._hyperparameters())
+        if not self.config.trainer.fast_dev_run:
+            self._write_results("running", None)
         return run
+
+    def _go_back_to_point(self) -> None:
+        """Find the newest resume point, and let the loggers forget what came after it."""
+        assert self.run is not None
+        points = self.run.callback(ResumePoints)
+        found = newest_point(points.folder) if points is not None else None
+        self._point = found[0] if found else None
+        cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
+        if found:
+            log.info(
+                "going on from %s, epoch %d, step %d", found[0].name, found[1]["epoch"] + 1, found[1]["global_step"]
+            )
+        else:
+            log.info("there is no resume point: starting from the beginning")
 
     @property
     def objective(self) -> float | None:
@@ -71,15 +100,38 @@ class Report:
         return best[objective.monitor] if best else None
 
     def fit(self) -> None:
-        """Train, with the time taken."""
+        """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""
         assert self.run is not None
         start = time.monotonic()
         try:
-            self.run.trainer.fit(self.run.task, datamodule=self.run.data)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from None
+            self.run.trainer.fit(
+                self.run.task, datamodule=self.run.data, ckpt_path=self._point and str(self._point), weights_only=True
+            )
+        except Diverged as error:
+            back = self.run.callback(GoBack)
+            if back is None or back.times >= back.retries:
+                raise
+            log.warning("%s", str(error).splitlines()[0])
+            log.warning(
+                "going back, %d of %d times; learning rates times %g", back.times + 1, back.retries, back.factor
+            )
+            self._again(back.times + 1)
+        except SystemExit as error:
+            if isinstance(error, Stopped):
+                raise
+            raise KeyboardInterrupt from None  # Lightning's answer to Ctrl-C
         finally:
-            self.fit_seconds = time.monotonic() - start
+            points = self.run.callback(ResumePoints)
+            self.fit_seconds = time.monotonic() - start + (points.seconds_before if points else 0.0)
+
+    def _again(self, times: int) -> None:
+        """Build the run anew and go on from its last resume point."""
+        self.run = build(self.config)
+        back = self.run.callback(GoBack)
+        assert back is not None
+        back.times = times
+        self._go_back_to_point()
+        self.fit()
 
     def test(self) -> None:
         """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""
@@ -94,23 +146,31 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        status = "completed" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        if error is not None and not isinstance(error, UserError | KeyboardInterrupt):
+        stopped = isinstance(error, KeyboardInterrupt | Stopped)
+        status = "completed" if error is None else "interrupted" if stopped else "failed"
+        if error is not None and not stopped and not isinstance(error, UserError):
             log.debug("", exc_info=(type(error), error, traceback))
         results = self._results(status, error)
         if not self.config.trainer.fast_dev_run:
-            text = json.dumps(results, indent=2, allow_nan=True)
-            (self.folder / "results.json").write_text(text + "\n", encoding="utf-8")
-            drawn = self._draw(results)
-            (self.folder / "report.md").write_text(_markdown(results, drawn, self._settings()), encoding="utf-8")
+            self._write_results(status, error)
+            drawn = [] if stopped else self._draw(results)  # whoever stops a run does not wait for pictures
+            write_text(self.folder / "report.md", _markdown(results, drawn, self._settings()))
         if status != "failed":
             log.info("%s", self._closing_words(results))
+        if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
+            slurm.requeue()
+        requests.reinstall(self._handlers)
+        Path(self._claim.name).unlink(missing_ok=True)
+        self._claim.close()
+
+    def _write_results(self, status: str, error: BaseException | None) -> None:
+        text = json.dumps(self._results(status, error), indent=2, allow_nan=True)
+        write_text(self.folder / "results.json", text + "\n")
 
     def _settings(self) -> str:
-        """The settings as YAML: resolved once the run is built, before that as they were composed."""
-        if self.run is None:
-            return OmegaConf.to_yaml(self.config)
-        return yaml.safe_dump(self.run.config, sort_keys=False, allow_unicode=True)
+        """The resolved settings as YAML; complete once the run is built, as some facts only the data tell."""
+        settings = self.run.config if self.run else plain(self.config)
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
     def _hyperparameters(self) -> dict[str, Any]:
         """The few settings that tell runs apart: the parts by class, the numbers one varies, the command's overrides."""
@@ -183,9 +243,43 @@ class Report:
         words += ["", "next:"]
         if "tensorboard" in (self.config.get("logger") or {}):
             words.append(f"  tensorboard --logdir {logdir}")
+        if results["status"] == "interrupted" and self.run is not None and self.run.callback(ResumePoints) is not None:
+            words.append(f"  iolaus resume {folder}")
         if results["checkpoint"] and self.run is not None and "test" in self.run.data.datasets:
             words.append(f"  iolaus test {folder}")
         return "\n".join(words)
+
+
+def claim(folder: Path, resumed: bool) -> TextIO:
+    """Make a folder this process' own, for as long as the file that is returned is open.
+
+    Raises:
+        UserError: when it holds a run already, or another process trains in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = (folder / ".lock").open("w")
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's it is not handed on to a loader's processes
+        if not os.path.samestat(os.fstat(held.fileno()), os.stat(held.name)):
+            raise BlockingIOError  # it was another's, who has just removed it
+    except (BlockingIOError, FileNotFoundError):
+        held.close()
+        raise UserError(f"output_dir: another process is training in {folder}") from None
+    if not resumed and (folder / "config.yaml").exists():
+        held.close()
+        raise UserError(
+            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: resume={folder}"
+        )
+    return held
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file so that it is at every moment either what it was or the new one."""
+    if not file.parent.is_dir():
+        raise UserError(f"output_dir: {file.parent} is gone; it was removed while the run went on")
+    partial = file.with_name(file.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
 
 
 def _as_typed(word: str) -> str:

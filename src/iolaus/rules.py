@@ -22,7 +22,7 @@ GIVEN = {
     "task": {"model", "loss", "metrics", "optimizer", "scheduler"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
-    "trainer": {"callbacks", "logger", "default_root_dir"}
+    "trainer": {"callbacks", "logger", "default_root_dir", "checkpoint_files"}
     | {f"enable_{part}" for part in ("checkpointing", "progress_bar", "model_summary")},
 }
 
@@ -54,6 +54,8 @@ RANGES = {
     "eps": "(0, inf)",
     "eta_min": "[0, inf)",
     "eval_batch_size": "[1, inf)",
+    "every_n_minutes": "(0, inf)",
+    "every_n_steps": "[1, inf)",
     "factor": "(0, inf)",
     "gamma": "(0, inf)",
     "gradient_clip_val": "(0, inf)",
@@ -83,6 +85,8 @@ RANGES = {
     "step_size": "[1, inf)",
     "test_fraction": "[0, 1)",
     "val_fraction": "[0, 1)",
+    "retries": "[0, inf)",
+    "validation_grace_s": "[0, inf)",
     "weight_decay": "[0, inf)",
 }
 UNLIMITED = {"max_epochs", "max_steps", "devices"}  # -1 stands for no limit

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 
+from iolaus.checkpoint import CheckpointFiles
 from iolaus.fast_loop import FastEpochLoop
 
 log = logging.getLogger("iolaus")
@@ -20,6 +21,7 @@ class Trainer(pl.Trainer):
             some processors like better.
         matmul_precision: of float32 products: highest, or high and medium, which let GPUs use TF32 and bf16 inside.
         fast_loop: whether plain steps run in the fast loop; false is Lightning's own.
+        checkpoint_files: how checkpoints are written and read.
         lightning: the arguments of Lightning's Trainer.
     """
 
@@ -29,9 +31,12 @@ class Trainer(pl.Trainer):
         channels_last: bool = False,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
         fast_loop: bool = True,
+        checkpoint_files: CheckpointFiles | None = None,
         **lightning: Any,
     ):
-        super().__init__(**lightning)
+        plugins = lightning.pop("plugins", None) or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoint_files or CheckpointFiles()]
+        super().__init__(plugins=plugins, **lightning)
         self.compile_mode = "default" if compile is True else compile or None
         self.channels_last = channels_last
         torch.set_float32_matmul_precision(matmul_precision)

@@ -25,7 +25,8 @@ class Summary(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            sample = torch.zeros(1, *self.input_shape, device=pl_module.device)
+            dtype = next((p.dtype for p in pl_module.parameters()), None)
+            sample = torch.zeros(1, *self.input_shape, device=pl_module.device, dtype=dtype)
             text = summarize(pl_module.model, sample)  # type: ignore[arg-type]
             Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
 

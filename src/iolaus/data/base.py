@@ -1,7 +1,8 @@
 """What every data set has in common: facts, splits, statistics and loaders."""
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.base import Augmentation
-from iolaus.data.loader import AugmentedLoader, make_loader, resident
+from iolaus.data.loader import AugmentedLoader, Key, Start, make_loader, resident
 from iolaus.data.order import SCALARS, row_dtype, split
 from iolaus.errors import UserError
 
@@ -76,6 +77,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.augmentations: list[Augmentation] = []  # of training batches; build sets them
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
+        self._fingerprint: dict[str, Any] | None = None
 
     @abstractmethod
     def load(self) -> dict[str, Dataset]:
@@ -190,14 +192,29 @@ class DataModule(pl.LightningDataModule, ABC):
             found["target"] = _mean_and_deviation(targets, rows, per_channel=False)
         return found
 
-    def _loader(self, name: str, batch_size: int, key: Callable[[], tuple[int, ...]] | None = None) -> Any:
+    def fingerprint(self) -> dict[str, Any]:
+        """What the data are: rows of each split and a checksum of their content.
+
+        A data set outside memory may tell its content as a text by a method `fingerprint()`.
+        """
+        if self._fingerprint is None:
+            found: dict[str, Any] = {f"{name} rows": len(rows) for name, rows in self.rows.items()}
+            seen: dict[int, int] = {}
+            for name, dataset in self.datasets.items():
+                if id(dataset) not in seen:
+                    seen[id(dataset)] = _checksum(dataset)
+                found[f"{name} checksum"] = f"{seen[id(dataset)]:08x}"
+            self._fingerprint = found
+        return self._fingerprint
+
+    def _loader(self, name: str, batch_size: int, key: Key | None = None, start: Start = int) -> Any:
         if name not in self.datasets:
             return []
         if self.trainer is not None:
             here = self.datasets[name]
             there = resident(here, self.trainer.strategy.root_device)
             self.datasets = {n: there if d is here else d for n, d in self.datasets.items()}
-        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers)
+        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start)
 
     def _eval_batch_size(self, name: str) -> int:
         if self.eval_batch_size is not None or name not in self.datasets:
@@ -213,14 +230,31 @@ class DataModule(pl.LightningDataModule, ABC):
                 return (self.seed, 0)
             return (self.seed, self.trainer.current_epoch)
 
-        loader = self._loader("train", self.batch_size, key)
-        return AugmentedLoader(loader, self.augmentations, key) if self.augmentations else loader
+        def start() -> int:
+            if self.trainer is None or not self.trainer.fit_loop.restarting:
+                return 0
+            return self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+        loader = self._loader("train", self.batch_size, key, start)
+        return AugmentedLoader(loader, self.augmentations, key, start) if self.augmentations else loader
 
     def val_dataloader(self) -> Any:
         return self._loader("val", self._eval_batch_size("val"))
 
     def test_dataloader(self) -> Any:
         return self._loader("test", self._eval_batch_size("test"))
+
+
+def _checksum(dataset: Dataset) -> int:
+    """CRC-32 of a data set's content: of the bytes of tensors, or of what the data set says of itself."""
+    if not isinstance(dataset, TensorDataset):
+        describe = getattr(dataset, "fingerprint", None)
+        return zlib.crc32(describe().encode()) if describe is not None else 0
+    value = 0
+    for tensor in dataset.tensors:
+        for block in tensor.split(BLOCK):
+            value = zlib.crc32(block.cpu().contiguous().numpy().data, value)
+    return value
 
 
 def _narrow(labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

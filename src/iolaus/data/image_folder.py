@@ -29,6 +29,10 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
+    def fingerprint(self) -> str:
+        """Names and sizes of the files."""
+        return "\n".join(f"{file} {file.stat().st_size}" for file in self.files)
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         import numpy as np
         from PIL import Image

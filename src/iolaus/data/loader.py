@@ -1,14 +1,21 @@
-"""Batches in an order that depends on (seed, epoch) alone: slices of tensors in memory, or torch's DataLoader."""
+"""Batches in an order that depends on (seed, epoch) alone, from any batch on: slices of tensors in memory, or torch's DataLoader."""
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
+from iolaus import random_state
 from iolaus.augment.base import Augmentation, Batch
 from iolaus.data.order import mix, permutation
+
+Key = Callable[[], tuple[int, ...]]  # read when an epoch begins
+Start = Callable[[], int]  # the batch that an epoch begins with, read then too: not 0 when a run is resumed inside it
 
 TRIED = 8  # samples whose reading is timed
 SHORT_S = 2e-3  # a batch that is read in less needs no process of its own
@@ -22,7 +29,8 @@ class TensorLoader:
         dataset: the tensors; its rows are samples.
         rows: the rows of this split, (n,) whole numbers.
         batch_size: samples in a batch; the last one may be smaller.
-        key: what the order depends on, read when an epoch begins; None keeps the rows' own order.
+        key: what the order depends on; None keeps the rows' own order.
+        start: the first batch.
     """
 
     def __init__(
@@ -30,12 +38,14 @@ class TensorLoader:
         dataset: TensorDataset,
         rows: torch.Tensor,
         batch_size: int,
-        key: Callable[[], tuple[int, ...]] | None = None,
+        key: Key | None = None,
+        start: Start = int,
     ):
         self.dataset = dataset
         self.rows = rows
         self.batch_size = batch_size
         self.key = key
+        self.start = start
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -43,25 +53,63 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         tensors = self.dataset.tensors
         rows = self.rows if self.key is None else self.rows[permutation(len(self.rows), *self.key())]
-        for batch in rows.to(tensors[0].device).split(self.batch_size):
+        for batch in rows[self.start() * self.batch_size :].to(tensors[0].device).split(self.batch_size):
             yield tuple(tensor.index_select(0, batch) for tensor in tensors)
 
 
-class KeyedBatches:
-    """Batch sampler for torch's DataLoader: lists of rows in the same order as TensorLoader's."""
+class KeyedRows(list[int]):
+    """The rows of one batch, and what the randomness of reading them depends on."""
 
-    def __init__(self, rows: torch.Tensor, batch_size: int, key: Callable[[], tuple[int, ...]] | None = None):
+    key = 0
+
+
+class KeyedBatches:
+    """Batch sampler for torch's DataLoader: the rows of each batch, in the same order as TensorLoader's."""
+
+    def __init__(self, rows: torch.Tensor, batch_size: int, key: Key | None = None, start: Start = int):
         self.rows = rows
         self.batch_size = batch_size
         self.key = key
+        self.start = start
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
-        rows = self.rows if self.key is None else self.rows[permutation(len(self.rows), *self.key())]
-        return iter([batch.tolist() for batch in rows.split(self.batch_size)])
+        key, start = self.key() if self.key is not None else (), self.start()
+        rows = self.rows[permutation(len(self.rows), *key)] if key else self.rows
+        return self._batches(rows[start * self.batch_size :], key, start)
+
+    def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:
+        for number, batch in enumerate(rows.split(self.batch_size), start):
+            keyed = KeyedRows(batch.tolist())
+            keyed.key = mix(*key, number)
+            yield keyed
+
+
+class KeyedItems(Dataset):
+    """A data set whose random transforms depend on the batch's key alone: any number of workers gives the same samples.
+
+    The generators of Python, NumPy and torch are seeded once a batch; in the training process itself they are put back afterwards.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, rows: KeyedRows) -> list[Any]:
+        own_process = get_worker_info() is not None
+        before = None if own_process else random_state.capture()
+        random.seed(rows.key)
+        np.random.seed(rows.key % 2**32)
+        torch.default_generator.manual_seed(rows.key)
+        items = [self.dataset[row] for row in rows]
+        if before is not None:
+            random_state.restore(before)
+        return items
 
 
 class AugmentedLoader:
@@ -70,13 +118,15 @@ class AugmentedLoader:
     Args:
         loader: gives (inputs, target).
         augmentations: applied in this order.
-        key: what the randomness depends on besides the number of the batch, read when an epoch begins.
+        key: what the randomness depends on besides the number of the batch.
+        start: the first batch.
     """
 
-    def __init__(self, loader: Iterable, augmentations: Sequence[Augmentation], key: Callable[[], tuple[int, ...]]):
+    def __init__(self, loader: Iterable, augmentations: Sequence[Augmentation], key: Key, start: Start = int):
         self.loader = loader
         self.augmentations = augmentations
         self.key = key
+        self.start = start
 
     def __len__(self) -> int:
         assert isinstance(self.loader, Sized)
@@ -85,7 +135,7 @@ class AugmentedLoader:
     def __iter__(self) -> Iterator[Batch]:
         key = self.key()
         generator = torch.Generator()
-        for number, (inputs, target) in enumerate(self.loader):
+        for number, (inputs, target) in enumerate(self.loader, self.start()):
             generator.manual_seed(mix(*key, number))
             for augment in self.augmentations:
                 inputs, target = augment(inputs, target, generator)
@@ -96,8 +146,9 @@ def make_loader(
     dataset: Dataset,
     rows: torch.Tensor,
     batch_size: int,
-    key: Callable[[], tuple[int, ...]] | None,
+    key: Key | None,
     num_workers: int | None,
+    start: Start = int,
 ) -> TensorLoader | DataLoader:
     """The loader that suits the data set: slices for tensors in memory, torch's DataLoader for everything else.
 
@@ -107,13 +158,14 @@ def make_loader(
         batch_size: samples in a batch.
         key: see TensorLoader.
         num_workers: processes that read what is not in memory; None: as many as pay, by the time that reading takes.
+        start: the first batch of an epoch.
     """
     if isinstance(dataset, TensorDataset):
-        return TensorLoader(dataset, rows, batch_size, key)
+        return TensorLoader(dataset, rows, batch_size, key, start)
     workers = paying_workers(dataset, rows, batch_size) if num_workers is None else num_workers
     return DataLoader(
-        dataset,
-        batch_sampler=KeyedBatches(rows, batch_size, key),
+        KeyedItems(dataset),
+        batch_sampler=KeyedBatches(rows, batch_size, key, start),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,9 +1,12 @@
 """TensorBoard without the traps of the stock logger. https://www.tensorflow.org/tensorboard."""
 
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+
+from iolaus.logger.files import cut_files
 
 
 class TensorBoard(TensorBoardLogger):
@@ -34,6 +37,18 @@ class TensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flush; the settings stand in config.yaml and need no second file."""
         self.experiment.flush()
+
+    def written(self) -> dict[str, int]:
+        """Bytes written so far, by file."""
+        self.experiment.flush()
+        return {file.name: file.stat().st_size for file in self._files()}
+
+    def cut_back(self, written: dict[str, int] | None) -> None:
+        """Remove what was logged after `written`: the ends of files, and files that were not there yet."""
+        cut_files(self._files(), written)
+
+    def _files(self) -> list[Path]:
+        return sorted(Path(self.log_dir).glob("events.out.tfevents.*"))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

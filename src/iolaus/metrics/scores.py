@@ -55,7 +55,42 @@ class Scores(nn.Module):
         loss = self._losses[0].float() @ sizes / sizes.sum()
         return {"loss": loss, **(self.metrics.compute() if len(self.metrics) else {})}
 
+    def state(self) -> dict[str, Any]:
+        """All that was gathered since the last reset, as plain containers and tensors."""
+        kept = [torch.cat(parts) for parts in zip(*self._kept, strict=True)]
+        # Metrics that share their sums know them under one name only, until they are asked one by one.
+        metrics = dict(self.metrics.items(keep_base=True, copy_state=False))
+        return {
+            "losses": torch.cat([loss.reshape(-1) for loss in self._losses]) if self._losses else None,
+            "sizes": list(self._sizes),
+            "kept": kept,
+            "metrics": {
+                name: {"updates": metric._update_count, "state": _copy(metric.metric_state)}
+                for name, metric in metrics.items()
+            },
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from what `state` gave, on a device; every later value has the same bits."""
+        self.reset()
+        self._losses = [] if state["losses"] is None else [state["losses"].to(device)]
+        self._sizes = list(state["sizes"])
+        self._kept = [tuple(part.to(device) for part in state["kept"])] if state["kept"] else []
+        self._elements = sum(part.numel() for part in state["kept"])
+        for name, metric in self.metrics.items(keep_base=True, copy_state=False):
+            saved = state["metrics"][name]
+            metric._update_count = saved["updates"]
+            for key, value in saved["state"].items():
+                setattr(
+                    metric, key, value.to(device) if isinstance(value, torch.Tensor) else [v.to(device) for v in value]
+                )
+
     def reset(self) -> None:
         """Forget all samples."""
         self._losses, self._sizes, self._kept, self._elements = [], [], [], 0
         self.metrics.reset()
+
+
+def _copy(state: dict[str, Any]) -> dict[str, Any]:
+    """A metric's sums, or lists of tensors, which go on changing."""
+    return {k: v.clone() if isinstance(v, torch.Tensor) else [part.clone() for part in v] for k, v in state.items()}

@@ -1,5 +1,6 @@
 """What every kind of training has in common: optimizer, schedule, metrics of each split, logging."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,8 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from iolaus.errors import UserError
+from iolaus.divergence import diverged, not_finite
 from iolaus.metrics.scores import Scores
+
+UNCHECKED = 50  # losses on a GPU that are looked at together
 
 
 class Task(pl.LightningModule, ABC):
@@ -44,6 +47,8 @@ class Task(pl.LightningModule, ABC):
         self.test_scores = Scores(metrics["test"], self.to_preds)
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._unchecked: list[torch.Tensor] = []  # losses on a GPU that were not looked at yet
+        self._pending: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
         self.figures: dict[str, Any] = {}  # values of the test that are not single numbers, by metric
 
     @abstractmethod
@@ -61,9 +66,39 @@ class Task(pl.LightningModule, ABC):
         loss, output, target = self.step(batch)
         self.train_scores.add(loss, output, target)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for logger in self.trainer.loggers:
-                logger.log_metrics({"loss/step": loss.item()}, self.global_step)
+            self.log_pending()
+            self._pending = self.global_step, loss.detach()
         return loss
+
+    def log_pending(self) -> None:
+        """Log `loss/step` of the last step that is due: later than the step itself, so that a GPU is not waited for."""
+        if self._pending is not None:
+            (step, loss), self._pending = self._pending, None
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"loss/step": loss.item()}, step)
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        """Stop before a step is taken with a loss that is not finite; on a GPU, which should not be waited for, look every 50 steps."""
+        if loss.device.type == "cpu":
+            if not math.isfinite(value := loss.item()):
+                raise diverged(self.trainer, value, self.global_step)
+            return
+        self._unchecked.append(loss.detach())
+        if len(self._unchecked) >= UNCHECKED:
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Look at the losses that wait to be looked at."""
+        losses, self._unchecked = self._unchecked, []
+        if losses and not (finite := torch.stack(losses).isfinite()).all():
+            first = int((~finite).nonzero()[0])
+            raise diverged(self.trainer, losses[first].item(), self.global_step - len(losses) + 1 + first)
+
+    def on_validation_start(self) -> None:
+        """Nothing that is not finite is validated, and so kept as the best."""
+        self._check_losses()
+        if self.trainer.state.fn == "fit" and not_finite(self) is not None:
+            raise diverged(self.trainer, None, self.global_step - 1)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_scores.add(*self.step(batch))
@@ -72,6 +107,8 @@ class Task(pl.LightningModule, ABC):
         self.test_scores.add(*self.step(batch))
 
     def on_train_epoch_end(self) -> None:
+        self.log_pending()
+        self._check_losses()
         self._log_scores("train", self.train_scores)
 
     def on_validation_epoch_end(self) -> None:
@@ -86,12 +123,6 @@ class Task(pl.LightningModule, ABC):
         scores.reset()
         single = {name: v for name, v in values.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
         self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()}, sync_dist=True)
-        if split == "train" and not single["loss"].isfinite():
-            rates = ", ".join(f"{group['lr']:g}" for group in self.trainer.optimizers[0].param_groups)
-            raise UserError(
-                f"loss/train is {single['loss'].item()} after epoch {self.current_epoch + 1} (learning rate {rates}): the run diverged; "
-                "lower optim.lr, or set trainer.gradient_clip_val=1"
-            )
         return {name: v for name, v in values.items() if name not in single}
 
     def configure_optimizers(self) -> Any:

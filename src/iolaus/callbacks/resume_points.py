@@ -1,0 +1,288 @@
+"""Resume points: all of a run's state at the start of a batch, so that a killed run goes on with the same bits."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torchmetrics import Metric
+
+from iolaus import random_state
+from iolaus.checkpoint import PARTIAL, CheckpointFiles, DamagedCheckpoint, read
+from iolaus.data.base import DataModule
+from iolaus.divergence import diverged, not_finite
+from iolaus.runs import paths_moved
+from iolaus.signals import Stopped, requests
+from iolaus.task.base import Task
+
+log = logging.getLogger("iolaus")
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+SHARE = 0.01  # of the time that saves may take where they are due by time
+
+
+class ResumePoints(pl.Callback):
+    """Keeps the two newest resume points, `last.ckpt` and `previous.ckpt`, and saves one when a signal asks the run to stop.
+
+    A point is taken when a batch begins: only there validation, schedules, early stopping and averages of all earlier batches
+    are complete. Besides what Lightning saves it holds the random states, the scores of the unfinished epoch, the logged rows, and
+    what the data were. Lightning's two faults on restarting, a plateau schedule's lost step and a loader that begins anew, are
+    mended here; `tests/test_resume.py` fails when the private names used for it move.
+
+    Args:
+        dirpath: the folder of the files.
+        every_n_steps: optimizer steps between points; None: by time alone.
+        every_n_minutes: minutes between points, or more where saving would take over a hundredth of the time; None: by steps alone.
+        background: whether large states are written by a thread while training goes on, from a copy in memory.
+        validation_grace_s: seconds that a validation may go on after a signal; then the run ends, and resumes from the point before.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 1.0,
+        background: bool = False,
+        validation_grace_s: float = 20.0,
+    ):
+        self.folder = Path(dirpath)
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.validation_grace_s = validation_grace_s
+        self.files = CheckpointFiles(background)
+        self.seconds_before = 0.0  # of training, in the processes before this one
+        self._state: dict[str, Any] | None = None
+        self._results: dict[str, dict[str, torch.Tensor]] = {}
+        self._saving = False
+        self._saved_step = -1
+        self._due = float("inf")
+        self._start = 0.0
+
+    # what is saved
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._saving:
+            return {}  # the best weights' file is no resume point
+        trainer = self._trainer
+        loop = trainer.fit_loop.epoch_loop
+        return {
+            "random": random_state.capture(),
+            "batches_that_stepped": loop._batches_that_stepped,
+            "val_batches": loop.val_loop.batch_progress.total.state_dict(),
+            "scores": _task(trainer).train_scores.state(),
+            "results": {
+                key: {name: getattr(result, name).clone() for name in result._defaults}
+                for key, result in loop._results.items()
+            },
+            "callback_metrics": {key: value.clone() for key, value in trainer.callback_metrics.items()},
+            "loggers": logger_states(trainer.loggers),
+            "seconds": self.seconds_before + time.monotonic() - self._start,
+            "folder": os.path.realpath(self.folder),
+            "data": _fingerprint(trainer),
+            "machine": _machine(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A run's folder may have moved: Lightning's callbacks remember whole paths."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state is not None and trainer.state.fn == "fit":
+            here = os.path.realpath(self.folder)
+            checkpoint["callbacks"] = paths_moved(checkpoint["callbacks"], state["folder"], here)
+
+    # when it is saved and restored
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+        self._plan(0.0)
+        requests.install()  # after Lightning has put its own handlers, which would leave before anything is saved
+        requests.patient = True
+        if self._state is not None:
+            self.seconds_before = self._state["seconds"]
+            self._tell_changes(trainer)
+            # Whoever asked for the number of steps has made the loader's iterator before the position was restored.
+            assert trainer.fit_loop._data_fetcher is not None
+            iter(trainer.fit_loop._data_fetcher)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._state is not None:
+            self._restore(trainer)
+            return
+        stop = requests.received
+        if stop is None and time.monotonic() < self._due and not self._due_by_steps(trainer):
+            return
+        # Between the batches of one step there are gradients, which no checkpoint holds.
+        if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches:
+            return
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+        if stop is not None:
+            self.files.wait()
+            raise Stopped(stop)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._results:
+            _add(self._results, trainer.fit_loop.epoch_loop._results)
+            self._results = {}
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """Inside a validation nothing can be saved, weights may be exchanged for their averages: finish it, but not for long."""
+        if requests.received is not None and requests.seconds_since() > self.validation_grace_s:
+            raise Stopped(requests.received)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+        self.files.wait()
+        requests.patient = False
+        if requests.received is not None:
+            raise Stopped(requests.received)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        requests.patient = False
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save a resume point; the one before it stays as `previous.ckpt`."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not_finite(pl_module := _task(trainer)) is not None:
+            raise diverged(trainer, None, trainer.global_step - 1)
+        start = time.monotonic()
+        pl_module.log_pending()
+        self._saving = True
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        self._saving = False
+        self.files.save(checkpoint, self.folder / LAST, _rotate)
+        self._saved_step = trainer.global_step
+        self._plan(time.monotonic() - start)
+
+    def _plan(self, save_s: float) -> None:
+        """When the next point is due by time."""
+        if self.every_n_minutes is not None:
+            self._due = time.monotonic() + max(60 * self.every_n_minutes, save_s / SHARE)
+
+    def _due_by_steps(self, trainer: pl.Trainer) -> bool:
+        step = trainer.global_step if self.every_n_steps else 0
+        return step > 0 and step % self.every_n_steps == 0 and step != self._saved_step  # type: ignore[operator]
+
+    # what is restored, besides what Lightning restores
+
+    def _restore(self, trainer: pl.Trainer) -> None:
+        state, self._state = self._state, None
+        assert state is not None
+        loop = trainer.fit_loop.epoch_loop
+        loop.batch_progress.total.ready -= 1  # this batch was counted when the point was saved, and again now
+        loop.val_loop.batch_progress.total.load_state_dict(
+            state["val_batches"]
+        )  # a restart counts one validation too many
+        loop._batches_that_stepped = state["batches_that_stepped"]
+        trainer.fit_loop._restarting = False  # else the plateau schedule would skip its step at the end of this epoch
+        trainer._logger_connector._callback_metrics.update(state["callback_metrics"])
+        _task(trainer).train_scores.load(state["scores"], trainer.strategy.root_device)
+        self._results = state["results"]
+        self._saved_step = trainer.global_step
+        random_state.restore(state["random"])
+
+    def _tell_changes(self, trainer: pl.Trainer) -> None:
+        """Say what is no longer as it was when the point was saved."""
+        assert self._state is not None
+        now = _fingerprint(trainer)
+        for kind, before, present in (
+            ("data", self._state["data"], now),
+            ("machine", self._state["machine"], _machine()),
+        ):
+            changed = [
+                f"{key} {before.get(key)} -> {present.get(key)}" for key in present if present[key] != before.get(key)
+            ]
+            if changed:
+                log.warning(
+                    "the %s changed since the resume point (%s): the run goes on, but not bit for bit as it would have",
+                    kind,
+                    "; ".join(changed),
+                )
+
+
+def newest_point(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest undamaged resume point in a folder of checkpoints and its content; None when there is none.
+
+    Files that a killed save left are removed; damaged points are told and passed over.
+    """
+    for partial in folder.glob(f"*{PARTIAL}"):
+        partial.unlink()
+    for file in (folder / LAST, folder / PREVIOUS):
+        if file.exists():
+            try:
+                return file, read(file)
+            except DamagedCheckpoint as error:
+                log.warning("%s; taking the resume point before it", error)
+    return None
+
+
+def own_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What ResumePoints saved in a checkpoint; empty where it was not there."""
+    return checkpoint.get("callbacks", {}).get(ResumePoints.__qualname__, {})
+
+
+def logger_states(loggers: list[Any]) -> dict[str, Any]:
+    """What loggers have written so far, by class, where they can be cut back to it."""
+    return {type(logger).__qualname__: logger.written() for logger in loggers if hasattr(logger, "written")}
+
+
+def cut_back(loggers: list[Any], states: dict[str, Any]) -> None:
+    """Let loggers forget what was logged after a resume point; everything, without a state."""
+    for logger in loggers:
+        if hasattr(logger, "cut_back"):
+            logger.cut_back(states.get(type(logger).__qualname__))
+
+
+def _rotate(partial: Path, last: Path) -> None:
+    """Give a written file its name; the file that had it becomes the previous one."""
+    if last.exists():
+        os.replace(last, last.with_name(PREVIOUS))
+    os.replace(partial, last)
+
+
+def _task(trainer: pl.Trainer) -> Task:
+    task = trainer.lightning_module
+    assert isinstance(task, Task)
+    return task
+
+
+def _fingerprint(trainer: pl.Trainer) -> dict[str, Any]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data.fingerprint() if isinstance(data, DataModule) else {}
+
+
+def _machine() -> dict[str, Any]:
+    """What the last bits depend on besides the settings."""
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+
+
+def _add(before: dict[str, dict[str, torch.Tensor]], results: dict[str, Metric]) -> None:
+    """Add the unfinished epoch's values of `self.log(on_epoch=True)` to those of the first batch after resuming."""
+    combine: dict[str, Callable] = {"is_mean_reduction": torch.add, "is_sum_reduction": torch.add}
+    combine |= {"is_max_reduction": torch.maximum, "is_min_reduction": torch.minimum}
+    for key, result in results.items():
+        meta: Any = result.meta
+        if not before.get(key) or not meta.on_epoch:
+            continue
+        for kind, join in combine.items():
+            if getattr(meta, kind):
+                result.value = join(before[key]["value"].to(result.value), result.value)  # type: ignore[arg-type]
+        if meta.is_mean_reduction:
+            result.cumulated_batch_size = before[key]["cumulated_batch_size"] + result.cumulated_batch_size  # type: ignore[operator]

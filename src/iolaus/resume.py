@@ -1,0 +1,77 @@
+"""Going on with a run: from its own settings, in its own folder, with the same bits."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from iolaus.check import check
+from iolaus.errors import UserError
+from iolaus.rules import GROUPS
+from iolaus.runs import Job, moved, overridden, read_results, read_settings, refuse_paths_outside
+from iolaus.startup import import_lightning
+
+
+def resume(folder: Path, overrides: list[str], allow: list[str]) -> float | None:
+    """Go on with a run from its newest resume point, to its end and its report.
+
+    Args:
+        folder: the run's.
+        overrides: settings to change; those that the run was started with say nothing new and are passed over.
+        allow: packages of one's own that the settings may name.
+
+    Raises:
+        UserError: for a folder without a run, a run that is complete, settings that cannot be changed.
+    """
+    config, job = prepare(folder, overrides, allow)
+    import_lightning()
+    from iolaus.train import train
+
+    root = logging.getLogger()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
+    handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        return train(config, job)
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictConfig, Job]:
+    """The checked settings to go on with, and what was asked for, then and now."""
+    settings = moved(read_settings(folder), folder)
+    results = read_results(folder)
+    choices, asked = dict(results.get("choices") or {}), [str(o) for o in results.get("overrides") or []]
+    new = [o for o in overrides if o not in asked and not _is_choice(o, choices)]
+    changed = {o.lstrip("~").partition("=")[0] for o in new}
+    refuse_paths_outside(settings, folder, except_for=changed)
+    config = overridden(settings, new)
+    if results.get("status") == "completed" and not new:
+        raise UserError(
+            f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise its limits: "
+            f"trainer.max_epochs={2 * int(config.trainer.max_epochs or 0)}, or callbacks.early_stopping.patience"
+        )
+    with open_dict(config):
+        config.allow = allow
+    check(config, choices)
+    if "resume_points" not in (config.get("callbacks") or {}):
+        raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
+    return config, Job([*asked, *new], choices, resumed=True)
+
+
+def _is_choice(override: str, choices: dict[str, Any]) -> bool:
+    """Whether an override names the option that the run has anyway; another one needs another run."""
+    group, equals, option = override.partition("=")
+    if group not in GROUPS or not equals:
+        return False
+    if str(choices.get(group)).replace(" ", "") != option.replace(" ", ""):
+        raise UserError(
+            f"{override}: the run has {group}={choices.get(group)}, and goes on with it; start a run of its own"
+        )
+    return True

@@ -1,0 +1,158 @@
+"""A run's folder, read: its settings and checkpoints. The folder may be a stranger's, so nothing in it is believed."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from iolaus.errors import UserError, did_you_mean
+
+MOST_BYTES = 2**20  # of a settings file
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for: the command's overrides, the option chosen for each group, and whether a run goes on."""
+
+    overrides: list[str]
+    choices: dict[str, Any]
+    resumed: bool = False
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The resolved settings of a run, as plain containers.
+
+    The text is read as plain YAML; no interpolation, which could read the environment, is followed, and aliases, which can make a
+    short text unfold to a huge one, are refused: Iolaus writes neither.
+
+    Raises:
+        UserError: for a folder that holds no run, or settings that no run wrote.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{folder}: not a run's folder, {file} does not exist")
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file}: larger than settings are")
+    try:
+        text = file.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"{file}: has YAML aliases, which the settings of a run never have")
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{file}: not plain YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(settings, dict) or "${" in str(settings):
+        raise UserError(f"{file}: not the resolved settings of a run")
+    return settings
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What results.json says; empty where the run did not come to write it."""
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
+    """Settings with values changed by `KEY=VALUE`, and keys removed by `~KEY`, in Hydra's grammar.
+
+    Raises:
+        UserError: for a setting that is not there, or words that are no override.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    config = OmegaConf.create(settings)
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            raise UserError(f"{text}: write KEY=VALUE") from None
+        *parents, name = override.key_or_group.split(".")
+        node: Any = config
+        for part in (*parents, name):
+            if not isinstance(node, DictConfig) or part not in node:
+                names = [str(n) for n in node] if isinstance(node, DictConfig) else []
+                raise UserError(f"{override.key_or_group}: the run has no such setting{did_you_mean(part, names)}")
+            parent, node = node, node[part]
+        if override.is_delete():
+            del parent[name]
+        elif override.is_sweep_override():
+            raise UserError(f"{text}: one value, not several")
+        else:
+            parent[name] = override.value()
+    return config
+
+
+def moved(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a run whose folder may have been moved since."""
+    now = str(folder.resolve())
+    before = str(settings.get("output_dir") or now)
+    return paths_moved(settings, before, now) | {"output_dir": now}
+
+
+def paths_moved(value: Any, before: str, now: str) -> Any:
+    """Texts inside containers, dictionaries' keys too, that are paths below one folder, as paths below another."""
+    if isinstance(value, dict):
+        return {paths_moved(key, before, now): paths_moved(item, before, now) for key, item in value.items()}
+    if isinstance(value, list):
+        return [paths_moved(item, before, now) for item in value]
+    if isinstance(value, str) and (value == before or value.startswith(before + os.sep)):
+        return now + value[len(before) :]
+    return value
+
+
+def refuse_paths_outside(settings: dict[str, Any], folder: Path, except_for: set[str]) -> None:
+    """Callbacks, loggers and profilers write files: they may write them in the run's folder only.
+
+    Args:
+        settings: of the run.
+        folder: the run's.
+        except_for: keys that the user sets on the command line.
+
+    Raises:
+        UserError: for an absolute path elsewhere, or one that climbs out.
+    """
+    inside = folder.resolve()
+
+    def look(value: Any, key: str) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                look(item, f"{key}.{name}")
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                look(item, f"{key}.{number}")
+        elif isinstance(value, str) and key not in except_for and _climbs_out(value, inside):
+            raise UserError(f"{key}: {value} lies outside the run's folder; set it on the command line if it is meant")
+
+    for group in ("callbacks", "logger"):
+        look(settings.get(group) or {}, group)
+    look((settings.get("trainer") or {}).get("profiler"), "trainer.profiler")
+
+
+def _climbs_out(text: str, folder: Path) -> bool:
+    """Whether a text is a path, absolute or with steps upwards, to a place outside a folder."""
+    is_path = os.path.isabs(text) or ".." in Path(text).parts
+    return is_path and not Path(os.path.abspath(folder / text)).is_relative_to(folder)
+
+
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """The file of a checkpoint by name (best, last) or path.
+
+    Raises:
+        UserError: when there is none, or the folder's own points elsewhere.
+    """
+    kept = folder / "checkpoints"
+    named = name in ("best", "last")
+    file = kept / f"{name}.ckpt" if named else Path(name)
+    if not file.is_file():
+        names = sorted(f.stem for f in kept.glob("*.ckpt"))
+        raise UserError(f"--checkpoint {name}: {file} does not exist  (kept are: {', '.join(names) or 'none'})")
+    if named and not file.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{file}: is a link to a file outside the run's folder")
+    return file

@@ -1,0 +1,101 @@
+"""A run that was killed and resumed has the same bits as one that was not."""
+
+import json
+import signal
+
+import pytest
+from forked import Child, differences, kill_at_step
+
+SMALL = (
+    "data=wine",
+    "trainer.max_epochs=5",
+    "data.batch_size=16",
+    "callbacks.resume_points.every_n_steps=3",
+    "logger=[tensorboard,csv]",
+)
+
+OWN_DATA = ("data._target_=own_noise.Noisy", "~data.name", "allow=[own_noise]")
+NOISY = """
+import random
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from iolaus.data.base import DataModule
+
+class Rows(Dataset):
+    def __len__(self):
+        return 178
+    def __getitem__(self, row):
+        x = torch.full((13,), row / 89 - 1) + torch.randn(13) / 9
+        return x + random.random() / 9 + np.random.rand() / 9, row % 3
+
+class Noisy(DataModule):
+    def load(self):
+        return {"train": Rows()}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_noise(tmp_path):
+    """A data set outside memory that draws from all three global generators."""
+    (tmp_path / "own_noise.py").write_text(NOISY)
+
+
+# wine: 125 training rows, 8 batches an epoch
+CONFIGURATIONS = {
+    "default": [],
+    "dropout and mixup": ["model.dropout=0.3", "augment=[mixup]"],
+    "batch norm": ["data=digits", "model=cnn", "data.batch_size=256"],
+    "plateau": ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.5"],
+    "a step of the schedule a batch": ["scheduler=cosine", "scheduler._interval_=step", "scheduler.T_max=40"],
+    "schedule by epochs": ["scheduler=step", "scheduler.step_size=2"],
+    "accumulation": ["trainer.accumulate_grad_batches=3"],
+    "validation inside the epoch": ["trainer.val_check_interval=3"],
+    "validation every other epoch": ["trainer.check_val_every_n_epoch=2"],
+    "early stopping": [
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=0.2",
+        "trainer.max_epochs=20",
+    ],
+    "the best three": ["callbacks.checkpoint.save_top_k=3", 'callbacks.checkpoint.filename="best-{epoch}"'],
+    "bf16": ["trainer.precision=bf16-mixed"],
+    "float64 and clipping": ["trainer.precision=64-true", "trainer.gradient_clip_val=0.5"],
+    "momentum": ["optim=sgd", "optim.momentum=0.9"],
+    "max_steps": ["trainer.max_steps=29"],
+    "no validation split": ["data.val_fraction=0", "objective.monitor=loss/train"],
+    "stock loop": ["trainer.fast_loop=false"],
+    "background": ["callbacks.resume_points.background=true"],
+    "no metrics": ["metrics=[]"],
+    "a data set outside memory": [*OWN_DATA, "data.num_workers=0"],
+    "two workers": [*OWN_DATA, "data.num_workers=2"],
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_killed_and_resumed(name, tmp_path):
+    """Killed twice: once soon, once after an epoch's end, each time inside a step; the rest is one story."""
+    arguments = [*SMALL, *CONFIGURATIONS[name]]
+    resume = ["resume=killed", *(a for a in arguments if a.startswith("allow="))]
+    whole = Child(tmp_path, *arguments, "output_dir=whole")
+    assert whole.wait() == 0, whole.text
+    steps = json.loads((tmp_path / "whole/results.json").read_text())["steps"] * (3 if name == "accumulation" else 1)
+    first = steps // 3
+    assert Child(tmp_path, *arguments, "output_dir=killed", before=kill_at_step(first)).wait() == -signal.SIGKILL
+    assert json.loads((tmp_path / "killed/results.json").read_text())["status"] == "running"
+    assert Child(tmp_path, *resume, before=kill_at_step(first)).wait() == -signal.SIGKILL
+    last = Child(tmp_path, *resume)
+    assert last.wait() == 0, last.text
+    assert "going on from" in last.text
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+    results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("whole", "killed")]
+    for key in ("status", "metrics", "objective", "best_epoch", "epochs", "steps", "choices"):
+        assert results[0][key] == results[1][key], key
+
+
+def test_any_number_of_workers_gives_the_same_weights(tmp_path):
+    for workers in (0, 1, 2, 4):
+        child = Child(tmp_path, *SMALL, *OWN_DATA, f"data.num_workers={workers}", f"output_dir={workers}")
+        assert child.wait() == 0, child.text
+    for workers in (1, 2, 4):
+        # the number of workers itself stands in no checkpoint
+        assert differences(tmp_path / "0", tmp_path / str(workers)) == []
