@@ -146,6 +146,7 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        requests.patience = "the report is being written"
         stopped = isinstance(error, KeyboardInterrupt | Stopped)
         status = "completed" if error is None else "interrupted" if stopped else "failed"
         if error is not None and not stopped and not isinstance(error, UserError):

@@ -24,14 +24,14 @@ class Stopped(SystemExit):
 class Requests:
     """What this process was asked to do; there is one, as signals belong to the process.
 
-    While `patient` is true, the first signal is only noted, for the training to save and stop after its batch; at any other time, and for a
-    second one, it ends the run at once.
+    While `patience` says what is to be finished first, one signal is only noted, and whoever has set it stops in good order; at any
+    other time, and at the second one, the run ends at once.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.received_at = 0.0  # on the monotonic clock
-        self.patient = False
+        self.patience: str | None = None
 
     def install(self) -> dict[int, Any]:
         """Handle the signals; returns the handlers before, for `reinstall`. Only the main thread of a process can."""
@@ -43,7 +43,7 @@ class Requests:
         """Put handlers back and forget what was received."""
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        self.received, self.patient = None, False
+        self.received = self.patience = None
 
     def seconds_since(self) -> float:
         """Seconds since the signal."""
@@ -52,11 +52,11 @@ class Requests:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first = self.received is None
         self.received = number
-        if not (first and self.patient):
+        if not first or self.patience is None:
             raise Stopped(number)
         self.received_at = time.monotonic()
         again = "; once more ends at once" if number == signal.SIGINT else ""
-        log.warning("%s: stopping after this batch, with a resume point%s", signal.Signals(number).name, again)
+        log.warning("%s: %s%s", signal.Signals(number).name, self.patience, again)
 
 
 requests = Requests()

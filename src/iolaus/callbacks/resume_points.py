@@ -74,6 +74,7 @@ class ResumePoints(pl.Callback):
             "batches_that_stepped": loop._batches_that_stepped,
             "val_batches": loop.val_loop.batch_progress.total.state_dict(),
             "scores": _task(trainer).train_scores.state(),
+            "pending_loss": _task(trainer).pending_loss,
             "results": {
                 key: {name: getattr(result, name).clone() for name in result._defaults}
                 for key, result in loop._results.items()
@@ -107,7 +108,7 @@ class ResumePoints(pl.Callback):
         self._start = time.monotonic()
         self._plan(0.0)
         requests.install()  # after Lightning has put its own handlers, which would leave before anything is saved
-        requests.patient = True
+        requests.patience = "stopping after this batch, with a resume point"
         if self._state is not None:
             self.seconds_before = self._state["seconds"]
             self._tell_changes(trainer)
@@ -149,21 +150,20 @@ class ResumePoints(pl.Callback):
         if trainer.global_step != self._saved_step:
             self.save(trainer)
         self.files.wait()
-        requests.patient = False
+        requests.patience = None
         if requests.received is not None:
             raise Stopped(requests.received)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        requests.patient = False
+        requests.patience = None
 
     def save(self, trainer: pl.Trainer) -> None:
         """Save a resume point; the one before it stays as `previous.ckpt`."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not_finite(pl_module := _task(trainer)) is not None:
+        if not_finite(trainer.lightning_module) is not None:
             raise diverged(trainer, None, trainer.global_step - 1)
         start = time.monotonic()
-        pl_module.log_pending()
         self._saving = True
         checkpoint = trainer._checkpoint_connector.dump_checkpoint()
         self._saving = False
@@ -194,6 +194,7 @@ class ResumePoints(pl.Callback):
         trainer.fit_loop._restarting = False  # else the plateau schedule would skip its step at the end of this epoch
         trainer._logger_connector._callback_metrics.update(state["callback_metrics"])
         _task(trainer).train_scores.load(state["scores"], trainer.strategy.root_device)
+        _task(trainer).pending_loss = state["pending_loss"]
         self._results = state["results"]
         self._saved_step = trainer.global_step
         random_state.restore(state["random"])

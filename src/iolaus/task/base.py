@@ -48,7 +48,7 @@ class Task(pl.LightningModule, ABC):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._unchecked: list[torch.Tensor] = []  # losses on a GPU that were not looked at yet
-        self._pending: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
+        self.pending_loss: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
         self.figures: dict[str, Any] = {}  # values of the test that are not single numbers, by metric
 
     @abstractmethod
@@ -66,14 +66,14 @@ class Task(pl.LightningModule, ABC):
         loss, output, target = self.step(batch)
         self.train_scores.add(loss, output, target)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log_pending()
-            self._pending = self.global_step, loss.detach()
+            self.log_pending_loss()
+            self.pending_loss = self.global_step, loss.detach()
         return loss
 
-    def log_pending(self) -> None:
+    def log_pending_loss(self) -> None:
         """Log `loss/step` of the last step that is due: later than the step itself, so that a GPU is not waited for."""
-        if self._pending is not None:
-            (step, loss), self._pending = self._pending, None
+        if self.pending_loss is not None:
+            (step, loss), self.pending_loss = self.pending_loss, None
             for logger in self.trainer.loggers:
                 logger.log_metrics({"loss/step": loss.item()}, step)
 
@@ -107,7 +107,7 @@ class Task(pl.LightningModule, ABC):
         self.test_scores.add(*self.step(batch))
 
     def on_train_epoch_end(self) -> None:
-        self.log_pending()
+        self.log_pending_loss()
         self._check_losses()
         self._log_scores("train", self.train_scores)
 
