@@ -27,7 +27,7 @@ def diverged(trainer: pl.Trainer, loss: float | None, step: int) -> Diverged:
     Args:
         trainer: of the run.
         loss: the value, when it is the loss that is not finite.
-        step: the optimizer step that was not taken, counted from 0.
+        step: how many steps were taken before.
     """
     rates = ", ".join(f"{group['lr']:g}" for group in trainer.optimizers[0].param_groups)
     task = trainer.lightning_module

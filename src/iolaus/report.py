@@ -82,7 +82,7 @@ class Report:
         """Find the newest resume point, and let the loggers forget what came after it."""
         assert self.run is not None
         points = self.run.callback(ResumePoints)
-        found = newest_point(points.folder) if points is not None else None
+        found = newest_point(points.folder, self.job.train_on) if points is not None else None
         self._point = found[0] if found else None
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
         if found:

@@ -62,7 +62,7 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     check(config, choices)
     if "resume_points" not in (config.get("callbacks") or {}):
         raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
-    return config, Job([*asked, *new], choices, resumed=True)
+    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new))
 
 
 def _is_choice(override: str, choices: dict[str, Any]) -> bool:

@@ -16,11 +16,19 @@ MOST_BYTES = 2**20  # of a settings file
 
 @dataclass(frozen=True)
 class Job:
-    """What the user asked for: the command's overrides, the option chosen for each group, and whether a run goes on."""
+    """What the user asked for.
+
+    Args:
+        overrides: of the command, and of those that went on with the run.
+        choices: the option chosen for each group.
+        resumed: whether a run goes on.
+        train_on: whether it goes on with other settings, which may let it train on after its end.
+    """
 
     overrides: list[str]
     choices: dict[str, Any]
     resumed: bool = False
+    train_on: bool = False
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

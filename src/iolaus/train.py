@@ -14,10 +14,11 @@ def train(config: DictConfig, job: Job) -> float | None:
     """
     # imported here and not above: help, completion and every message about settings come without torch
     from iolaus.build import build
+    from iolaus.data.loader import reading_told
     from iolaus.preflight import preflight
     from iolaus.report import Report
 
-    with Report(config, job) as report:
+    with Report(config, job) as report, reading_told():
         run = report.follow(build(config))
         preflight(run)
         if "fit" in config.stages:

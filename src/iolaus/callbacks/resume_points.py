@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
 from iolaus import random_state
@@ -58,6 +59,7 @@ class ResumePoints(pl.Callback):
         self._state: dict[str, Any] | None = None
         self._results: dict[str, dict[str, torch.Tensor]] = {}
         self._saving = False
+        self._ended_inside = False
         self._saved_step = -1
         self._due = float("inf")
         self._start = 0.0
@@ -85,6 +87,7 @@ class ResumePoints(pl.Callback):
             "folder": os.path.realpath(self.folder),
             "data": _fingerprint(trainer),
             "machine": _machine(),
+            "ended_inside": self._ended_inside,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -98,6 +101,10 @@ class ResumePoints(pl.Callback):
         if state is not None and trainer.state.fn == "fit":
             here = os.path.realpath(self.folder)
             checkpoint["callbacks"] = paths_moved(checkpoint["callbacks"], state["folder"], here)
+            for callback in trainer.checkpoint_callbacks:  # which save their present score, and do not load it
+                if isinstance(callback, ModelCheckpoint):
+                    saved = checkpoint["callbacks"].get(callback.state_key, {})
+                    callback.current_score = saved.get("current_score")
 
     # when it is saved and restored
 
@@ -146,9 +153,29 @@ class ResumePoints(pl.Callback):
         if requests.received is not None and requests.seconds_since() > self.validation_grace_s:
             raise Stopped(requests.received)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where the training ends inside an epoch, which Lightning then counts as a whole one, save where it was inside it.
+
+        That point stays as `previous.ckpt`, for a run that is to train on.
+        """
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        epochs: Any = trainer.fit_loop.epoch_progress
+        for progress in (epochs.current, epochs.total):
+            progress.processed -= 1
+        trainer.fit_loop.epoch_loop.batch_progress.increment_ready()
+        self.save(trainer)
+        self._ended_inside = True
+        for progress in (epochs.current, epochs.total):
+            progress.processed += 1
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != self._saved_step:
-            self.save(trainer)
+        if not self._ended_inside:  # the next epoch would begin like this
+            loop = trainer.fit_loop.epoch_loop
+            for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
+                progress.reset_on_run()
+            loop.batch_progress.increment_ready()
+        self.save(trainer)
         self.files.wait()
         requests.patience = None
         if requests.received is not None:
@@ -162,7 +189,7 @@ class ResumePoints(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if not_finite(trainer.lightning_module) is not None:
-            raise diverged(trainer, None, trainer.global_step - 1)
+            raise diverged(trainer, None, trainer.global_step)
         start = time.monotonic()
         self._saving = True
         checkpoint = trainer._checkpoint_connector.dump_checkpoint()
@@ -186,7 +213,8 @@ class ResumePoints(pl.Callback):
         state, self._state = self._state, None
         assert state is not None
         loop = trainer.fit_loop.epoch_loop
-        loop.batch_progress.total.ready -= 1  # this batch was counted when the point was saved, and again now
+        # This batch may have been counted when the point was saved, and again now.
+        loop.batch_progress.total.ready = loop.batch_progress.total.completed + 1
         loop.val_loop.batch_progress.total.load_state_dict(
             state["val_batches"]
         )  # a restart counts one validation too many
@@ -218,17 +246,23 @@ class ResumePoints(pl.Callback):
                 )
 
 
-def newest_point(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest undamaged resume point in a folder of checkpoints and its content; None when there is none.
+def newest_point(folder: Path, train_on: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest undamaged resume point and its content; None when there is none.
 
     Files that a killed save left are removed; damaged points are told and passed over.
+
+    Args:
+        folder: of the checkpoints.
+        train_on: whether a run that has ended is to go on; then the end of a training that ended inside an epoch does not count.
     """
     for partial in folder.glob(f"*{PARTIAL}"):
         partial.unlink()
     for file in (folder / LAST, folder / PREVIOUS):
         if file.exists():
             try:
-                return file, read(file)
+                content = read(file)
+                if not (train_on and own_state(content).get("ended_inside")):
+                    return file, content
             except DamagedCheckpoint as error:
                 log.warning("%s; taking the resume point before it", error)
     return None

@@ -4,6 +4,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 from iolaus import random_state
 from iolaus.augment.base import Augmentation, Batch
 from iolaus.data.order import mix, permutation
+from iolaus.errors import UserError
 
 Key = Callable[[], tuple[int, ...]]  # read when an epoch begins
 Start = Callable[[], int]  # the batch that an epoch begins with, read then too: not 0 when a run is resumed inside it
@@ -171,6 +173,28 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # the loader draws from it and not from the global state
     )
+
+
+@contextmanager
+def reading_told() -> Iterator[None]:
+    """Errors of processes that read data as the user's: without the traceback that torch wraps around them.
+
+    Raises:
+        UserError: for a process that was killed, or what it could not read.
+    """
+    try:
+        yield
+    except UserError as error:
+        if "Original Traceback" in (text := str(error)):
+            raise UserError(text.strip().splitlines()[-1].partition("UserError: ")[2]) from None
+        raise
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise UserError(
+                f"data.num_workers: a process that reads data was killed: {str(error).splitlines()[0]}; "
+                "it may have run out of memory: set fewer, or 0 to read in the training process"
+            ) from None
+        raise
 
 
 def paying_workers(dataset: Dataset, rows: torch.Tensor, batch_size: int) -> int:

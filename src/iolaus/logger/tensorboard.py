@@ -1,5 +1,8 @@
 """TensorBoard without the traps of the stock logger. https://www.tensorflow.org/tensorboard."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,15 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from iolaus.logger.files import cut_files
 
+log = logging.getLogger("iolaus")
+
 
 class TensorBoard(TensorBoardLogger):
     """Scalars in the run's folder itself, and the settings that tell runs apart as hyperparameters.
 
     Only the records of the session's start and end are written: the experiment record, of which TensorBoard takes any one
-    for the whole log folder, would hide the columns of runs with other settings.
+    for the whole log folder, would hide the columns of runs with other settings. Where its file cannot be written, a line says so, and the
+    run goes on without it.
 
     Args:
         save_dir: the run's folder.
@@ -22,6 +28,20 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, save_dir: str):
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self._session_open = False
+        self._failed = False
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Tell of a file that cannot be written, once."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            cause = error.__cause__ or error  # Lightning wraps what it meets
+            if not isinstance(cause, OSError):
+                raise
+            if not self._failed:
+                log.warning("TensorBoard's file cannot be written: %s; the run goes on without it", cause)
+            self._failed = True
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -30,17 +50,26 @@ class TensorBoard(TensorBoardLogger):
             from torch.utils.tensorboard.summary import hparams
 
             _, start, self._session_end = hparams(dict(params), {})
-            self.experiment._get_file_writer().add_summary(start)
+            with self._going_on():
+                self.experiment._get_file_writer().add_summary(start)
             self._session_open = True
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Write scalars."""
+        if not self._failed:
+            with self._going_on():
+                super().log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
         """Flush; the settings stand in config.yaml and need no second file."""
-        self.experiment.flush()
+        with self._going_on():
+            self.experiment.flush()
 
     def written(self) -> dict[str, int]:
         """Bytes written so far, by file."""
-        self.experiment.flush()
+        self.save()
         return {file.name: file.stat().st_size for file in self._files()}
 
     def cut_back(self, written: dict[str, int] | None) -> None:
@@ -52,6 +81,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._session_open:
-            self.experiment._get_file_writer().add_summary(self._session_end)
-        super().finalize(status)
+        with self._going_on():
+            if self._session_open:
+                self.experiment._get_file_writer().add_summary(self._session_end)
+            super().finalize(status)

@@ -98,7 +98,7 @@ class Task(pl.LightningModule, ABC):
         """Nothing that is not finite is validated, and so kept as the best."""
         self._check_losses()
         if self.trainer.state.fn == "fit" and not_finite(self) is not None:
-            raise diverged(self.trainer, None, self.global_step - 1)
+            raise diverged(self.trainer, None, self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.val_scores.add(*self.step(batch))
