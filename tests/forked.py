@@ -9,12 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot
+import pandas
+import sklearn.datasets
 import torch
 import train as train_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iolaus.compose import launch
 from iolaus.task.base import Task
+
+IMPORTED = (matplotlib.pyplot, pandas, sklearn.datasets)  # here, so that no child has to
 
 
 class Child:
@@ -36,6 +41,7 @@ class Child:
             os.dup2(out, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
             sys.argv = ["train.py", *arguments]
+            os.environ.pop("HYDRA_FULL_ERROR", None)
             before()
             launch(train_module.main)
             code = 0

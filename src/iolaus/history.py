@@ -7,6 +7,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from iolaus.errors import UserError
+
 
 class History(Logger):
     """Gathers an epoch's values into a row, epochs counted from 1; it is complete, and written, when the training split's arrive.
@@ -54,6 +56,8 @@ class History(Logger):
         row = self.rows[-1]
         new = [k for k in row if k not in self._columns]
         self._columns += new
+        if len(self.rows) > 1 and not self.path.exists():
+            raise UserError(f"output_dir: {self.path.parent} is gone; it was removed while the run went on")
         if new:  # a column that appears later, as with validation every other epoch, needs the whole file anew
             self._write_all()
             return

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from iolaus.errors import UserError, did_you_mean
 
 MOST_BYTES = 2**20  # of a settings file
+MOST_LEVELS = 50  # of its nesting
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: larger than settings are")
     try:
         text = file.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{file}: has YAML aliases, which the settings of a run never have")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > MOST_LEVELS:
+                raise UserError(f"{file}: not the settings of a run, which have no aliases and few levels")
         settings = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: not plain YAML: {' '.join(str(error).split())[:200]}") from None
