@@ -115,6 +115,7 @@ CASES = [
     ("trainer.num_nodes=2", "trainer.num_nodes", "one machine"),
     ("objective=loss", "objective", "objective.monitor and objective.mode"),
     ("allow=[nothere]", "allow", "no package 'nothere'"),
+    ("data=wine trainer.val_check_interval=500", "trainer.val_check_interval", "an epoch has 8"),
     # facts of the data
     ("data.num_classes=12", "data.num_classes", "10 class_names"),
     ("data.class_names=[a,b]", "data.num_classes", "2 class_names"),
@@ -204,6 +205,22 @@ def test_a_failed_run_says_so_in_its_results(command):
     outcome = command("optim=sgd", "optim.lr=1e30")
     assert outcome.results["status"] == "failed"
     assert "lower optim.lr" in outcome.results["error"]
+
+
+def test_what_is_not_wrong_but_told(command, tmp_path):
+    """A batch that holds all rows, and a test loss that extreme values make infinite."""
+    assert "so an epoch is one step" in command("data=wine", "data.batch_size=500", "trainer.max_epochs=1").text
+    rows = "".join(f"{i / 90},{i % 7},{i / 30}\n" for i in range(90))
+    (tmp_path / "big.csv").write_text(f"a,b,y\n{rows}")
+    (tmp_path / "big_test.csv").write_text("a,b,y\n" + rows.replace("\n", "e30\n", 1).replace(",0,", ",1e30,", 1))
+    arguments = (
+        "data=csv",
+        "data.path=big.csv",
+        "data.test_path=big_test.csv",
+        "data.target=y",
+        "trainer.max_epochs=2",
+    )
+    assert "loss/test: is inf" in command(*arguments).text
 
 
 def test_verbose_shows_the_traceback(command):

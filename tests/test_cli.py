@@ -65,6 +65,14 @@ def test_wrong_words(run, capfd, arguments, says):
     assert len(text.splitlines()) <= 3
 
 
+def test_a_checkpoint_of_another_model(run, command, capfd):
+    other = command("data=iris", "trainer.max_epochs=1", "model.hidden_dims=[7]").folder
+    code, text = call(capfd, "test", run.folder, "--checkpoint", other / "checkpoints/best.ckpt")
+    assert code == 1
+    assert "checkpoint: it is of another model: model.layers.1.bias has shape [7] there, and [128]" in text
+    assert len(text.splitlines()) <= 2
+
+
 def test_help_names_the_commands(capfd):
     code, text = call(capfd, "--help")
     assert code == 0

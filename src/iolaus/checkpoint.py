@@ -5,7 +5,6 @@ bit, every burst of up to 32 of them, and a cut-off end; torch itself does not l
 """
 
 import errno
-import logging
 import os
 import time
 import zipfile
@@ -21,8 +20,6 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils._pytree import tree_map
 
 from iolaus.errors import UserError
-
-log = logging.getLogger("iolaus")
 
 MARK = b"iolaus crc32 "
 COMMENT = len(MARK) + 8  # the mark and eight hexadecimal digits
@@ -48,6 +45,8 @@ class CheckpointFiles(TorchCheckpointIO):
     def __init__(self, background: bool = False):
         self._writer = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._pending: Future | None = None
+        self._sizes: list[int] = []
+        self._seconds: list[float] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         """Write a checkpoint.
@@ -59,18 +58,29 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def save(self, checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = os.replace) -> None:
         """Write a checkpoint and give it its name by `replace`, which takes the written file and the target."""
+        start = time.perf_counter()
         self.wait()
         if self._writer is None:
-            write(checkpoint, path, replace)
+            self._sizes.append(write(checkpoint, path, replace))
         else:
             copy = tree_map(lambda v: v.detach().cpu().clone() if isinstance(v, torch.Tensor) else v, checkpoint)
             self._pending = self._writer.submit(write, copy, path, replace)
+        self._seconds.append(time.perf_counter() - start)
 
     def wait(self) -> None:
         """Wait for a save in the background; its errors are raised here."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            self._sizes.append(pending.result())
+
+    def summary(self) -> str:
+        """How many files were written, their size, and the time that the training waited for them."""
+        self.wait()
+        count = max(len(self._sizes), 1)
+        return (
+            f"{len(self._sizes)} checkpoints saved, {sum(self._sizes) / count / 1e6:.2f} MB and "
+            f"{1e3 * sum(self._seconds) / count:.1f} ms each"
+        )
 
     def load_checkpoint(
         self, path: str | os.PathLike, map_location: Any = "cpu", weights_only: bool | None = True
@@ -84,13 +94,15 @@ class CheckpointFiles(TorchCheckpointIO):
         self.wait()
 
 
-def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = os.replace) -> None:
+def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = os.replace) -> int:
     """Write a checkpoint so that `path` is at every moment either what it was or the whole new file.
+
+    Returns:
+        its size in bytes.
 
     Raises:
         UserError: when it cannot be written.
     """
-    start = time.perf_counter()
     partial = path.with_name(path.name + PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +117,7 @@ def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path]
         with suppress(OSError):
             partial.unlink()
         raise _cannot_write(path, error) from error
-    log.debug("checkpoint %s: %.1f MB in %.0f ms", path.name, size / 1e6, 1e3 * (time.perf_counter() - start))
+    return size
 
 
 def _seal(file: BinaryIO) -> int:

@@ -1,5 +1,6 @@
 """One small batch through model, loss and gradient before the first epoch: what cannot work is told by its setting."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 
 from iolaus.build import Run
 from iolaus.errors import UserError
+
+log = logging.getLogger("iolaus")
 
 SAMPLES = 8
 
@@ -22,6 +25,7 @@ def preflight(run: Run) -> None:
     loader = run.data.train_dataloader()
     if len(loader) == 0:
         raise UserError("data: the train split has no batch")
+    _check_batches(run, len(loader))
     batch = [part[:SAMPLES] for part in next(iter(loader))]
     task = run.task
     buffers = {name: value.clone() for name, value in task.named_buffers()}
@@ -48,6 +52,23 @@ def _check_objective(run: Run) -> None:
     if monitor.endswith("/val") and run.config["trainer"].get("limit_val_batches") == 0:
         raise UserError(
             f"objective.monitor: {monitor} is not logged with trainer.limit_val_batches=0; set objective.monitor=loss/train"
+        )
+
+
+def _check_batches(run: Run, batches: int) -> None:
+    interval = run.config["trainer"].get("val_check_interval")
+    if (
+        isinstance(interval, int)
+        and interval > batches
+        and run.config["trainer"].get("check_val_every_n_epoch") is not None
+    ):
+        raise UserError(
+            f"trainer.val_check_interval: {interval} batches, and an epoch has {batches}; set fewer, or a share such as 0.5"
+        )
+    rows = len(run.data.rows["train"])
+    if run.data.batch_size > rows:
+        log.info(
+            "data.batch_size: %d is more than the %d training rows, so an epoch is one step", run.data.batch_size, rows
         )
 
 

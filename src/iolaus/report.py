@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -142,6 +143,10 @@ class Report:
         best = self.run.best_checkpoint
         self.tested = os.path.relpath(best, self.folder) if best else "the last weights (no checkpoint was kept)"
         self.run.trainer.test(self.run.task, datamodule=self.run.data, ckpt_path=best, verbose=False, weights_only=True)
+
+        for name, value in self.run.history.test.items():
+            if name.startswith("loss/") and not math.isfinite(value):
+                log.warning("%s: is %s; look for extreme values in the test split", name, value)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

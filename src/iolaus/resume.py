@@ -13,6 +13,17 @@ from iolaus.rules import GROUPS
 from iolaus.runs import Job, moved, overridden, read_results, read_settings, refuse_paths_outside
 from iolaus.startup import import_lightning
 
+# What a resume point holds, or was made with: another value would have no effect, or another meaning.
+FIXED = ("seed=", "data.", "model.", "loss.", "optim.", "scheduler.", "task.", "augment.", "metrics.", "objective")
+MOVABLE = (
+    "data.path=",
+    "data.root=",
+    "data.download=",
+    "data.test_path=",
+    "data.num_workers=",
+    "data.eval_batch_size=",
+)
+
 
 def resume(folder: Path, overrides: list[str], allow: list[str]) -> float | None:
     """Go on with a run from its newest resume point, to its end and its report.
@@ -49,6 +60,11 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     results = read_results(folder)
     choices, asked = dict(results.get("choices") or {}), [str(o) for o in results.get("overrides") or []]
     new = [o for o in overrides if o not in asked and not _is_choice(o, choices)]
+    if fixed := [o for o in new if o.startswith(FIXED) and not o.startswith(MOVABLE)]:
+        raise UserError(
+            f"{fixed[0]}: a run goes on with what it was begun with, which its resume point holds; "
+            "trainer, callbacks, logger and where the data lie may change; start a run of its own for the rest"
+        )
     changed = {o.lstrip("~").partition("=")[0] for o in new}
     refuse_paths_outside(settings, folder, except_for=changed)
     config = overridden(settings, new)

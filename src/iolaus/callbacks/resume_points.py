@@ -181,6 +181,10 @@ class ResumePoints(pl.Callback):
         if requests.received is not None:
             raise Stopped(requests.received)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            log.info("%s", self.files.summary())
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         requests.patience = None
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from iolaus.divergence import diverged, not_finite
+from iolaus.errors import UserError
 from iolaus.metrics.scores import Scores
 
 UNCHECKED = 50  # losses on a GPU that are looked at together
@@ -116,6 +117,21 @@ class Task(pl.LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         self.figures = self._log_scores("test", self.test_scores)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model.
+
+        Raises:
+            UserError: with the first weight that differs.
+        """
+        own, saved = self.state_dict(), checkpoint["state_dict"]
+        for name in sorted(own.keys() | saved.keys()):
+            shapes = [list(state[name].shape) if name in state else "none" for state in (own, saved)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"checkpoint: it is of another model: {name} has shape {shapes[1]} there, and {shapes[0]} in the model of "
+                    "these settings"
+                )
 
     def _log_scores(self, split: str, scores: Scores) -> dict[str, Any]:
         """Log the single numbers; return everything else."""
