@@ -71,7 +71,12 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+# Left to the slow tests, which kill all configurations at random moments.
+SLOW = {"schedule by epochs", "validation every other epoch", "bf16", "momentum", "no metrics"}
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGURATIONS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_killed_and_resumed(name, tmp_path):
     """Killed twice: once soon, once after an epoch's end, each time inside a step; the rest is one story."""
     stages = [] if name == "default" else ["stages=[fit]"]  # one of them with its test and its figures is enough
