@@ -8,7 +8,7 @@ import pytest
 from conftest import CONF, ROOT, nodes, read_yaml
 
 from iolaus.build import make
-from iolaus.rules import GIVEN, OWN_KEYS
+from iolaus.rules import OWN_KEYS, given
 
 SOURCE = ROOT / "src" / "iolaus"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -187,7 +187,7 @@ def test_options_list_every_argument(file, path, node):
     cls = getattr(__import__(module, fromlist=[name]), name)
     found = arguments(cls)
     settings = inherited(file) | node
-    missing = found.keys() - settings.keys() - GIVEN.get(path, set()) - UNSAID
+    missing = found.keys() - settings.keys() - given(path) - UNSAID
     assert not missing, f"{file.name} does not list {sorted(missing)} of {name}"
     if not module.startswith("iolaus."):
         return

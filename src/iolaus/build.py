@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
@@ -20,6 +21,7 @@ from iolaus.checkpoint import CheckpointFiles
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 from iolaus.history import History
+from iolaus.optim.groups import parameter_groups
 from iolaus.rules import OWN_KEYS
 from iolaus.task.base import Task
 from iolaus.trainer import Trainer
@@ -67,6 +69,10 @@ def build(config: DictConfig) -> Run:
     with open_dict(config):
         config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
     settings = plain(config)
+    schedule = settings.get("scheduler") or {}
+    if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
+        batches = len(data.train_dataloader())
+        schedule["steps_per_epoch"] = -(-batches // settings["trainer"]["accumulate_grad_batches"])
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
     data.augmentations = [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
     task = build_task(settings)
@@ -97,10 +103,16 @@ def build_task(settings: dict[str, Any]) -> Task:
             "monitor": settings["objective"]["monitor"],
             "name": "lr",
         }
-        scheduler = (lambda optimizer: make(node, "scheduler", optimizer=optimizer)), interval
+        scheduler = (lambda optimizer: make_schedule(node, "scheduler", optimizer)), interval
 
-    def optimizer(parameters: Iterable[Any]) -> Any:
-        return make(settings["optim"], "optim", params=parameters)
+    def optimizer(parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
+        try:
+            groups = parameter_groups(parameters, settings["optim"].get("_groups_") or {})
+        except ValueError as error:
+            raise UserError(f"optim.{error}") from None
+        if len(groups) == 1 and groups[0]["name"] == "rest":
+            groups = groups[0]["params"]
+        return make(settings["optim"], "optim", params=groups)
 
     return make(
         settings["task"],
@@ -111,6 +123,14 @@ def build_task(settings: dict[str, Any]) -> Task:
         optimizer=optimizer,
         scheduler=scheduler,
     )
+
+
+def make_schedule(node: dict[str, Any], path: str, optimizer: Any) -> Any:
+    """A schedule, and those it is made of, of one optimizer."""
+    parts = node.get("schedulers", [])
+    made = [make_schedule(part, f"{path}.schedulers.{i}", optimizer) for i, part in enumerate(parts)]
+    rest = {key: value for key, value in node.items() if key != "schedulers"}
+    return make(rest, path, optimizer=optimizer, **({"schedulers": made} if parts else {}))
 
 
 def build_trainer(settings: dict[str, Any], history: History) -> Trainer:

@@ -16,7 +16,6 @@ from iolaus.consistency import inconsistencies
 from iolaus.errors import ConfigError, did_you_mean
 from iolaus.rules import (
     CHOICES,
-    GIVEN,
     GROUPS,
     KNOWN_PACKAGES,
     OWN_KEYS,
@@ -26,6 +25,7 @@ from iolaus.rules import (
     STAGES,
     UNLIMITED,
     allowed,
+    given,
     in_words,
     within,
 )
@@ -170,22 +170,22 @@ def _nodes(node: Any, raw: Any, path: str, rules: re.Pattern[str]) -> Iterator[s
 
 
 def _arguments(node: Node, raw: Any, path: str, target: str, known: Signature) -> Iterator[str]:
-    given = GIVEN.get(path, set())
+    handed = given(path)
     for key, value in node.items():
         if key in OWN_KEYS or str(key).startswith("_"):
             continue
-        if key in given and key in known.parameters:
+        if key in handed and key in known.parameters:
             yield f"{_join(path, key)}: Iolaus sets this argument; remove it"
         elif key not in known.parameters:
             if not known.is_open:
-                names = [p for p in known.parameters if p not in given]
+                names = [p for p in known.parameters if p not in handed]
                 yield f"{_join(path, key)}: {target} has no argument {key!r}{did_you_mean(key, names)}"
         elif not isinstance(value, dict) and not _is_interpolation(raw if isinstance(raw, str) else raw[key]):
             annotation = known.parameters[key].annotation
             if annotation is not None and accepts(annotation, value) is False:
                 yield f"{_join(path, key)}: must be {describe(annotation)}; received {value!r}"
     for name, parameter in known.parameters.items():
-        if parameter.required and name not in node and name not in given:
+        if parameter.required and name not in node and name not in handed:
             yield f"{_join(path, name)}: must be given; {target} requires it"
 
 
@@ -198,6 +198,9 @@ def _values(node: Node, raw: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict):
             yield from _values(value, raw[key], full)
             continue
+        for number, item in enumerate(value if isinstance(value, list) else []):
+            if isinstance(item, dict):
+                yield from _values(item, raw[key][number], f"{full}.{number}")
         if full in CHOICES and value not in CHOICES[full]:
             names = list(dict.fromkeys(str(c) for c in CHOICES[full] if c is not None))
             yield f"{full}: received {value!r}{did_you_mean(str(value), names)}  (there are: {', '.join(names)})"

@@ -1,6 +1,7 @@
 """Settings that are right each and must also fit together: parts and data, objective and metrics, files and folders."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from iolaus.rules import CHOICES, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
+GROUP_KEYS = ("match", "ndim", "frozen")  # of a parameter group, which are no arguments of the optimizer
 
 
 def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
@@ -25,6 +27,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _facts(config, choices, folders)
     yield from _objective(config)
     yield from _combinations(config)
+    yield from _parameter_groups(config["optim"])
     yield from _paths(config["data"])
 
 
@@ -45,6 +48,24 @@ def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> It
                 others = _options(group, fact, data[fact], folders)
                 hint = f"; try {' or '.join(f'{group}={o}' for o in others[:3])}" if others else ""
                 yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
+
+
+def _parameter_groups(optim: Node) -> Iterator[str]:
+    """Groups of parameters: what chooses their members, and arguments of the optimizer."""
+    groups = optim.get("_groups_") or {}
+    if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+        yield f"optim._groups_: write NAME: {{match: PATTERN, lr: ...}} for each group; received {groups!r}"
+        return
+    known = [*(key for key in optim if not key.startswith("_")), *GROUP_KEYS]
+    for name, group in groups.items():
+        if not {"match", "ndim"} & group.keys():
+            yield f"optim._groups_.{name}: must say its parameters by match (a pattern in their names) or ndim (dimensions at most)"
+        for key in group.keys() - set(known):
+            yield f"optim._groups_.{name}.{key}: {optim['_target_']} has no argument {key!r}{did_you_mean(key, known)}"
+        try:
+            re.compile(str(group.get("match", "")))
+        except re.error as error:
+            yield f"optim._groups_.{name}.match: {group['match']!r} is no regular expression: {error}"
 
 
 def _parts(group: Any) -> list[Node]:

@@ -14,6 +14,7 @@ OWN_KEYS = {
     "_target_",  # the class
     "_accepts_",  # facts of the data it can work with, for example {target_kind: [class]}
     "_splits_",  # metrics: the splits it is computed on; all three without it
+    "_groups_",  # optim: parameters with settings of their own, for example {no_decay: {ndim: 1, weight_decay: 0}}
     "_interval_",  # scheduler: steps once an `epoch` (without it) or once a `step`
 }
 
@@ -25,6 +26,12 @@ GIVEN = {
     "trainer": {"callbacks", "logger", "default_root_dir", "checkpoint_files"}
     | {f"enable_{part}" for part in ("checkpointing", "progress_bar", "model_summary")},
 }
+
+
+def given(path: str) -> set[str]:
+    """The arguments that build hands over to what a path names; the parts of a composed schedule get what the whole gets."""
+    return GIVEN.get(re.sub(r"(\.schedulers\.\d+)+$", "", path), set())
+
 
 # What a configuration may build. Each rule names classes only: no loader of pickles, no function that runs code.
 _CLASS = r"[A-Z]\w*"

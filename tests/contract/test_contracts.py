@@ -44,7 +44,14 @@ def a_step(settings):
     before = copy.deepcopy(task.state_dict())
     loss = task.step(a_batch(settings))[0]
     loss.backward()
-    configured["optimizer"].step()
+
+    def closure():
+        configured["optimizer"].zero_grad()
+        again = task.step(a_batch(settings))[0]
+        again.backward()
+        return again
+
+    configured["optimizer"].step(closure)
     return task, before, loss, configured
 
 
@@ -97,6 +104,8 @@ def test_optimizers(option):
 def test_schedules(option):
     """Rates stay positive or reach zero, finite, and a round trip of the state goes on in the same way."""
     settings = settings_for("scheduler", option)
+    if "steps_per_epoch" in settings["scheduler"]:
+        settings["scheduler"]["steps_per_epoch"] = 4  # the data tell it in a run
     _, _, _, configured = a_step(settings)
     scheduler = configured["lr_scheduler"]["scheduler"]
     takes_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)

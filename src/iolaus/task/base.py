@@ -28,7 +28,7 @@ class Task(pl.LightningModule, ABC):
         model: the network.
         loss: takes the model's output and the target.
         metrics: for each split, metrics by name.
-        optimizer: makes the optimizer from parameters.
+        optimizer: makes the optimizer from parameters by name.
         scheduler: makes the schedule from the optimizer, and Lightning's settings for it (interval, monitor); None: no schedule.
     """
 
@@ -37,7 +37,7 @@ class Task(pl.LightningModule, ABC):
         model: nn.Module,
         loss: nn.Module,
         metrics: dict[str, dict[str, Metric]],
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         scheduler: tuple[Callable[[Optimizer], LRScheduler], dict[str, Any]] | None = None,
     ):
         super().__init__()
@@ -48,6 +48,7 @@ class Task(pl.LightningModule, ABC):
         self.test_scores = Scores(metrics["test"], self.to_preds)
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._scored = -1  # the batch whose scores were taken last
         self._unchecked: list[torch.Tensor] = []  # losses on a GPU that were not looked at yet
         self.pending_loss: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
         self.figures: dict[str, Any] = {}  # values of the test that are not single numbers, by metric
@@ -65,11 +66,17 @@ class Task(pl.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss, output, target = self.step(batch)
+        if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
+            return loss
+        self._scored = batch_idx
         self.train_scores.add(loss, output, target)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_pending_loss()
             self.pending_loss = self.global_step, loss.detach()
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._scored = -1
 
     def log_pending_loss(self) -> None:
         """Log `loss/step` of the last step that is due: later than the step itself, so that a GPU is not waited for."""
@@ -142,7 +149,7 @@ class Task(pl.LightningModule, ABC):
         return {name: v for name, v in values.items() if name not in single}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
+        optimizer = self._optimizer(self.named_parameters())
         if self._trainer is not None and self._trainer.gradient_clip_val:
             # Clipping needs unscaled gradients: a fused optimizer must not offer to unscale them inside its step.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
