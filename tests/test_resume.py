@@ -66,6 +66,20 @@ CONFIGURATIONS = {
     "schedules in turn": ["scheduler=warmup_cosine", "scheduler.milestones=[2]", "optim=nadam"],
     "LBFGS": ["optim=lbfgs", "optim.max_iter=3", "model.dropout=0.2"],
     "parameter groups": ["optim=adamw", "+optim._groups_.no_decay={ndim: 1, weight_decay: 0.0}"],
+    "EMA": ["callbacks=[default,ema]", "callbacks.ema.decay=0.9", "callbacks.ema.start=1"],
+    "SWA with batch norm": [
+        "data=digits",
+        "model=cnn",
+        "data.batch_size=256",
+        "callbacks=[default,swa]",
+        "callbacks.swa.start=2",
+    ],
+    "SWA with its schedule": [
+        "callbacks=[default,swa]",
+        "scheduler=swa",
+        "scheduler.milestones=[3]",
+        "callbacks.swa.start=3",
+    ],
     "no validation split": ["data.val_fraction=0", "objective.monitor=loss/train"],
     "stock loop": ["trainer.fast_loop=false"],
     "background": ["callbacks.resume_points.background=true"],
@@ -76,7 +90,15 @@ CONFIGURATIONS = {
 
 
 # Left to the slow tests, which kill all configurations at random moments.
-SLOW = {"schedule by epochs", "validation every other epoch", "bf16", "momentum", "no metrics"}
+SLOW = {
+    "schedule by epochs",
+    "validation every other epoch",
+    "bf16",
+    "momentum",
+    "no metrics",
+    "one cycle",
+    "parameter groups",
+}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGURATIONS]
 
 

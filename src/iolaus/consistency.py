@@ -27,6 +27,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _facts(config, choices, folders)
     yield from _objective(config)
     yield from _combinations(config)
+    yield from _averaging(config)
     yield from _parameter_groups(config["optim"])
     yield from _paths(config["data"])
 
@@ -48,6 +49,18 @@ def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> It
                 others = _options(group, fact, data[fact], folders)
                 hint = f"; try {' or '.join(f'{group}={o}' for o in others[:3])}" if others else ""
                 yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
+
+
+def _averaging(config: Node) -> Iterator[str]:
+    """An average that begins after the end."""
+    epochs = config["trainer"].get("max_epochs")
+    for name, node in (config.get("callbacks") or {}).items():
+        is_averaging = isinstance(node, dict) and str(node.get("_target_", "")).endswith(".Averaging")
+        if is_averaging and isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
+            yield (
+                f"callbacks.{name}.start: averaging after {node['start']} epochs never begins with trainer.max_epochs={epochs}; "
+                "set fewer, or a share such as 0.75"
+            )
 
 
 def _parameter_groups(optim: Node) -> Iterator[str]:
