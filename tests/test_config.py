@@ -11,13 +11,13 @@ from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError
 from iolaus.rules import GROUPS, in_words, within
 
+REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares", "half_sum_of_squares")
 # Options that need more words than their name.
 MORE = {
     "data=csv": ["task=classification", "data.path=.", "data.target=y"],
     "data=image_folder": ["data.path=."],
     "model=cnn": ["data=digits"],
-    "loss=mse": ["data=diabetes"],
-    "loss=mae": ["data=diabetes"],
+    **{f"loss={name}": ["data=diabetes"] for name in REAL_LOSSES},
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],
 }

@@ -89,14 +89,15 @@ def _parts(group: Any) -> list[Node]:
 
 
 def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
-    """The options of a group that declare they accept a fact."""
+    """The options of a group that declare they accept a fact, those that a task picks by itself first."""
     fitting = []
     for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
         parts = _parts(yaml.safe_load(file.read_text(encoding="utf-8")))
         declared = [n["_accepts_"][fact] for n in parts if fact in (n.get("_accepts_") or {})]
         if declared and all(value in d for d in declared):
             fitting.append(file.stem)
-    return fitting
+    tasks = "\n".join(f.read_text(encoding="utf-8") for folder in folders for f in (folder / "task").glob("*.yaml"))
+    return sorted(fitting, key=lambda option: re.search(rf"/{group}@\S+ {option}$", tasks, re.MULTILINE) is None)
 
 
 def _objective(config: Node) -> Iterator[str]:
