@@ -33,5 +33,6 @@ def did_you_mean(name: str, names: Iterable[object]) -> str:
         >>> did_you_mean("lrr", ["lr", "betas"])
         "; did you mean 'lr'?"
     """
-    near = difflib.get_close_matches(str(name), [str(n) for n in names], 1, 0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    small = {str(n).lower(): str(n) for n in names}  # wrong capitals are the nearest of mistakes
+    near = difflib.get_close_matches(str(name).lower(), small, 1, 0.6)
+    return f"; did you mean {small[near[0]]!r}?" if near else ""
