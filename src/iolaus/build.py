@@ -135,11 +135,11 @@ def make_schedule(node: dict[str, Any], path: str, optimizer: Any) -> Any:
 
 def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
     """Lightning's Trainer with callbacks and loggers; bars, checkpoints and loggers are there when they are chosen."""
-    callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items()]
+    callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items() if node]
     # First in each hook: what it restores when a batch begins is what the others' hooks then see.
     callbacks.sort(key=lambda callback: not isinstance(callback, ResumePoints))
     points = [c.files for c in callbacks if isinstance(c, ResumePoints)]
-    loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items()]
+    loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items() if node]
     return make(
         settings["trainer"],
         "trainer",
