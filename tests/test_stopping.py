@@ -46,10 +46,16 @@ def test_a_signal_stops_after_the_batch_with_a_resume_point(tmp_path, number):
     assert signal.Signals(number).name in child.text
     outcome = results(tmp_path / "run")
     assert outcome["status"] == "interrupted"
+    assert outcome["error"] == f"stopped by {signal.Signals(number).name}"
+    fewer = Child(tmp_path, "resume=run", "trainer.max_epochs=1")
+    assert fewer.wait() == 1
+    assert "trainer.max_epochs: 1 is less than the" in fewer.text
+    assert "max_epochs: 100000" in (tmp_path / "run/config.yaml").read_text()
     last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == outcome["steps"]
     again = Child(tmp_path, "resume=run", f"trainer.max_epochs={outcome['epochs'] + 3}")
     assert again.wait() == 0, again.text
+    assert "not resumable" not in again.text
     assert results(tmp_path / "run")["epochs"] == outcome["epochs"] + 3
 
 

@@ -190,6 +190,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",
+        r".*dataloader is\s+not resumable.*",  # ours begin at any batch
         r".*number of training batches.*smaller than the logging interval.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",

@@ -70,9 +70,9 @@ class Report:
     def follow(self, run: Run) -> Run:
         """Take the built run and save its settings; what was logged after the point that it goes on from is forgotten."""
         self.run = run
-        write_text(self.folder / "config.yaml", self._settings())
         if self.job.resumed:
             self._go_back_to_point()
+        write_text(self.folder / "config.yaml", self._settings())
         for logger in run.trainer.loggers:
             logger.log_hyperparams(self._hyperparameters())
         if not self.config.trainer.fast_dev_run:
@@ -84,6 +84,12 @@ class Report:
         assert self.run is not None
         points = self.run.callback(ResumePoints)
         found = newest_point(points.folder, self.job.train_on) if points is not None else None
+        if found:
+            limit = self.config.trainer.max_epochs or 0
+            if 0 < limit < found[1]["epoch"]:
+                raise UserError(
+                    f"trainer.max_epochs: {limit} is less than the {found[1]['epoch']} epochs that the run has"
+                )
         self._point = found[0] if found else None
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
         if found:
@@ -204,7 +210,7 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": shlex.join(["python", *(_as_typed(a) for a in sys.argv)]),
+            "command": _command(),
             "overrides": self.job.overrides,
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
@@ -221,7 +227,7 @@ class Report:
             "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "git": _git(),
-            "error": f"{type(error).__name__}: {error}" if error is not None else None,
+            "error": _told(error),
         }
 
     def _draw(self, results: dict[str, Any]) -> list[Path]:
@@ -286,6 +292,20 @@ def write_text(file: Path, text: str) -> None:
     partial = file.with_name(file.name + PARTIAL)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
+
+
+def _command() -> str:
+    """The command as the user wrote it."""
+    name, *words = sys.argv
+    is_ours = Path(name).name in ("iolaus", "__main__.py")
+    return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *(_as_typed(word) for word in words)])
+
+
+def _told(error: BaseException | None) -> str | None:
+    """An error as a line of the results."""
+    if isinstance(error, Stopped):
+        return f"stopped by {error.signal.name}"
+    return None if error is None else f"{type(error).__name__}: {error}"
 
 
 def _as_typed(word: str) -> str:
