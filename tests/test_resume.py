@@ -4,7 +4,10 @@ import json
 import signal
 
 import pytest
+import pytorch_lightning as pl
 from forked import Child, differences, kill_at_step
+
+from iolaus.callbacks.resume_points import ResumePoints
 
 SMALL = (
     "data=wine",
@@ -131,3 +134,17 @@ def test_any_number_of_workers_gives_the_same_weights(tmp_path):
     for workers in (1, 2, 4):
         # the number of workers itself stands in no checkpoint
         assert differences(tmp_path / "0", tmp_path / str(workers)) == []
+
+
+def test_private_names_of_lightning_are_where_they_were():
+    """What ResumePoints reads and mends; when one of these moves, the design has to be looked at again."""
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    loop = trainer.fit_loop
+    assert loop._restarting is False
+    assert loop._data_fetcher is None
+    assert loop.epoch_loop._batches_that_stepped == 0
+    assert isinstance(loop.epoch_loop._results, dict)
+    assert loop.epoch_loop.val_loop.batch_progress.total.state_dict().keys() >= {"ready", "completed"}
+    assert isinstance(trainer._logger_connector._callback_metrics, dict)
+    assert callable(trainer._checkpoint_connector.dump_checkpoint)
+    assert ResumePoints(".").state_dict() == {}

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ import yaml
 from forked import Child, differences, kill_at_step, scalars
 from test_resume import NOISY, OWN_DATA, SMALL
 
-from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.task.base import Task
 
 MANY = ("trainer.max_epochs=100000", "~callbacks.early_stopping")
@@ -207,6 +205,29 @@ def test_going_back_scales_the_whole_schedule():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.05, 0.05, 0.025, 0.025])
+
+
+def test_going_back_scales_the_parts_of_a_composed_schedule():
+    from iolaus.callbacks.go_back import GoBack
+
+    def rates(factor, lr):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+        lr_scheduler = torch.optim.lr_scheduler
+        warmup = lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 3)
+        cosine = lr_scheduler.CosineAnnealingLR(optimizer, 4)
+        schedule = lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [3])
+        configs = [type("Config", (), {"scheduler": schedule})]
+        back = GoBack(factor=factor)
+        back.times = 1
+        back.on_train_start(type("Trainer", (), {"optimizers": [optimizer], "lr_scheduler_configs": configs}), None)
+        found = []
+        for _ in range(7):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    assert rates(0.1, 0.5) == pytest.approx(rates(1.0, 0.05))
 
 
 # faults in the world
@@ -409,19 +430,3 @@ def test_wrong_words(tmp_path, arguments, says):
     assert child.wait() == 1
     assert says in child.text, child.text
     assert len(child.text.splitlines()) <= 8
-
-
-def test_private_names_of_lightning_are_where_they_were():
-    """What ResumePoints reads and mends; when one of these moves, the design has to be looked at again."""
-    import pytorch_lightning as pl
-
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    loop = trainer.fit_loop
-    assert loop._restarting is False
-    assert loop._data_fetcher is None
-    assert loop.epoch_loop._batches_that_stepped == 0
-    assert isinstance(loop.epoch_loop._results, dict)
-    assert loop.epoch_loop.val_loop.batch_progress.total.state_dict().keys() >= {"ready", "completed"}
-    assert isinstance(trainer._logger_connector._callback_metrics, dict)
-    assert callable(trainer._checkpoint_connector.dump_checkpoint)
-    assert ResumePoints(str(Path())).state_dict() == {}

@@ -71,8 +71,7 @@ def build(config: DictConfig) -> Run:
     settings = plain(config)
     schedule = settings.get("scheduler") or {}
     if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
-        batches = len(data.train_dataloader())
-        schedule["steps_per_epoch"] = -(-batches // settings["trainer"]["accumulate_grad_batches"])
+        schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
     data.augmentations = [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
     task = build_task(settings)
@@ -84,6 +83,14 @@ def build(config: DictConfig) -> Run:
         # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
     return Run(settings, data, task, trainer, history)
+
+
+def steps_per_epoch(data: DataModule, trainer: dict[str, Any]) -> int:
+    """Optimizer steps of an epoch, with the trainer's limits."""
+    batches = -(-len(data.rows["train"]) // data.batch_size)
+    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return max(-(-batches // trainer.get("accumulate_grad_batches", 1)), 1)
 
 
 def build_task(settings: dict[str, Any]) -> Task:

@@ -46,7 +46,13 @@ def slug(text: object) -> str:
     return re.sub(r"[^\w.+-]+", "-", str(text)).strip("-")[:80]
 
 
+def share(part: float, whole: int | None) -> int:
+    """A part of a whole, rounded down; at least 1."""
+    return max(int(part * (whole or 0)), 1)
+
+
 OmegaConf.register_new_resolver("slug", slug, replace=True)
+OmegaConf.register_new_resolver("share", share, replace=True)
 
 
 def launch(main: Callable[[DictConfig], Any]) -> None:

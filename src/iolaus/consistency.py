@@ -9,11 +9,10 @@ from typing import Any
 import yaml
 
 from iolaus.errors import did_you_mean
-from iolaus.rules import CHOICES, GROUPS, KINDS
+from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
-GROUP_KEYS = ("match", "ndim", "frozen")  # of a parameter group, which are no arguments of the optimizer
 
 
 def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
@@ -28,6 +27,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _objective(config)
     yield from _combinations(config)
     yield from _averaging(config)
+    yield from _milestones(config)
     yield from _parameter_groups(config["optim"])
     yield from _paths(config["data"])
 
@@ -61,6 +61,17 @@ def _averaging(config: Node) -> Iterator[str]:
                 f"callbacks.{name}.start: averaging after {node['start']} epochs never begins with trainer.max_epochs={epochs}; "
                 "set fewer, or a share such as 0.75"
             )
+
+
+def _milestones(config: Node) -> Iterator[str]:
+    """A part of a composed schedule that begins after the end."""
+    scheduler, epochs = config.get("scheduler") or {}, config["trainer"].get("max_epochs")
+    milestones = scheduler.get("milestones")
+    if "schedulers" not in scheduler or not isinstance(milestones, list) or not isinstance(epochs, int) or epochs < 1:
+        return
+    late = [m for m in milestones if isinstance(m, int) and m >= epochs]
+    if late and scheduler.get("_interval_", "epoch") == "epoch" and epochs > 1:
+        yield f"scheduler.milestones: the part after {late[0]} epochs never begins with trainer.max_epochs={epochs}"
 
 
 def _parameter_groups(optim: Node) -> Iterator[str]:

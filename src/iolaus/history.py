@@ -4,13 +4,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from iolaus.errors import UserError
+from iolaus.logger.files import FileLogger
 
 
-class History(Logger):
+class History(FileLogger):
     """Gathers an epoch's values into a row, epochs counted from 1; it is complete, and written, when the training split's arrive.
 
     Args:
@@ -18,25 +18,12 @@ class History(Logger):
     """
 
     def __init__(self, path: Path):
-        super().__init__()
-        self.path = path
+        super().__init__(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
         self.test: dict[str, float] = {}
         self._pending: dict[str, float] = {}
         self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        return "history"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Hyperparameters stand in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -108,37 +108,42 @@ class Report:
 
     def fit(self) -> None:
         """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""
+        while True:
+            try:
+                self._fit_once()
+                return
+            except Diverged as error:
+                self._go_back_or_raise(error)
+
+    def _fit_once(self) -> None:
         assert self.run is not None
         start = time.monotonic()
         try:
             self.run.trainer.fit(
                 self.run.task, datamodule=self.run.data, ckpt_path=self._point and str(self._point), weights_only=True
             )
-        except Diverged as error:
-            back = self.run.callback(GoBack)
-            if back is None or back.times >= back.retries:
-                raise
-            log.warning("%s", str(error).splitlines()[0])
-            log.warning(
-                "going back, %d of %d times; learning rates times %g", back.times + 1, back.retries, back.factor
-            )
-            self._again(back.times + 1)
-        except SystemExit as error:
-            if isinstance(error, Stopped):
-                raise
+        except Stopped:
+            raise
+        except SystemExit:
             raise KeyboardInterrupt from None  # Lightning's answer to Ctrl-C
         finally:
             points = self.run.callback(ResumePoints)
             self.fit_seconds = time.monotonic() - start + (points.seconds_before if points else 0.0)
 
-    def _again(self, times: int) -> None:
-        """Build the run anew and go on from its last resume point."""
+    def _go_back_or_raise(self, error: Diverged) -> None:
+        """Build the run anew, to go on from its last resume point; where that was not asked for, or too often, it has failed."""
+        assert self.run is not None
+        back = self.run.callback(GoBack)
+        if back is None or back.times >= back.retries:
+            raise error
+        times = back.times + 1
+        log.warning("%s", str(error).splitlines()[0])
+        log.warning("going back, %d of %d times; learning rates times %g", times, back.retries, back.factor)
         self.run = build(self.config)
         back = self.run.callback(GoBack)
         assert back is not None
         back.times = times
         self._go_back_to_point()
-        self.fit()
 
     def test(self) -> None:
         """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""

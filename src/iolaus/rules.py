@@ -18,6 +18,9 @@ OWN_KEYS = {
     "_interval_",  # scheduler: steps once an `epoch` (without it) or once a `step`
 }
 
+# Keys of a group of parameters that choose its members and are no arguments of the optimizer.
+GROUP_KEYS = ("match", "ndim", "frozen")
+
 # Arguments that build hands over and YAML cannot.
 GIVEN = {
     "task": {"model", "loss", "metrics", "optimizer", "scheduler"},

@@ -1,5 +1,7 @@
 """After a divergence: back to the last resume point, with a lower learning rate."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 
 
@@ -33,7 +35,13 @@ class GoBack(pl.Callback):
                     if key in group:
                         group[key] = group[key] * factor
         for config in trainer.lr_scheduler_configs:
-            scheduler = config.scheduler
-            for name in ("base_lrs", "_last_lr"):
-                if hasattr(scheduler, name):
-                    setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
+            _scale(config.scheduler, factor)
+
+
+def _scale(scheduler: Any, factor: float) -> None:
+    """Multiply the rates that a schedule remembers, and those of the schedules it is made of."""
+    for name in ("base_lrs", "_last_lr"):
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
+    for part in getattr(scheduler, "_schedulers", []):
+        _scale(part, factor)

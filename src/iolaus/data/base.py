@@ -122,7 +122,6 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def _check(self) -> None:
         """Refuse data that contradict the settings."""
-        checked: list[Dataset] = []
         for name, rows in self.rows.items():
             if len(rows) == 0:
                 total = sum(len(r) for r in self.rows.values())
@@ -134,15 +133,18 @@ class DataModule(pl.LightningDataModule, ABC):
                     f"{list(inputs.shape)}"
                 )
             dataset = self.datasets[name]
-            if not any(dataset is earlier for earlier in checked):
+            if name == self._holder(dataset):
                 self._check_targets(name)
-            checked.append(dataset)
             if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
                 for block in rows.split(BLOCK):  # in blocks, so that no mask of the whole is made
                     finite = dataset.tensors[0].index_select(0, block).isfinite().flatten(1).all(1)
                     if not finite.all():
                         bad = int(block[~finite][0])
                         raise UserError(f"data: row {bad}, in the {name} split, has an input that is NaN or infinite")
+
+    def _holder(self, dataset: Dataset) -> str:
+        """The first split of those that share a data set: what concerns all its rows is done once, for that one."""
+        return next(name for name, other in self.datasets.items() if other is dataset)
 
     def _check_targets(self, name: str) -> None:
         targets = self._targets(name)
@@ -199,11 +201,8 @@ class DataModule(pl.LightningDataModule, ABC):
         """
         if self._fingerprint is None:
             found: dict[str, Any] = {f"{name} rows": len(rows) for name, rows in self.rows.items()}
-            seen: dict[int, int] = {}
-            for name, dataset in self.datasets.items():
-                if id(dataset) not in seen:
-                    seen[id(dataset)] = _checksum(dataset)
-                found[f"{name} checksum"] = f"{seen[id(dataset)]:08x}"
+            sums = {name: _checksum(d) for name, d in self.datasets.items() if name == self._holder(d)}
+            found |= {f"{name} checksum": f"{sums[self._holder(d)]:08x}" for name, d in self.datasets.items()}
             self._fingerprint = found
         return self._fingerprint
 

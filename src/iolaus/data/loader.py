@@ -54,9 +54,14 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         tensors = self.dataset.tensors
-        rows = self.rows if self.key is None else self.rows[permutation(len(self.rows), *self.key())]
-        for batch in rows[self.start() * self.batch_size :].to(tensors[0].device).split(self.batch_size):
+        rows = _ordered(self.rows, self.key() if self.key else (), self.start() * self.batch_size)
+        for batch in rows.to(tensors[0].device).split(self.batch_size):
             yield tuple(tensor.index_select(0, batch) for tensor in tensors)
+
+
+def _ordered(rows: torch.Tensor, key: tuple[int, ...], first: int) -> torch.Tensor:
+    """The rows in the order that a key gives, their own without one, from the `first` on."""
+    return (rows[permutation(len(rows), *key)] if key else rows)[first:]
 
 
 class KeyedRows(list[int]):
@@ -80,8 +85,7 @@ class KeyedBatches:
     def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         key, start = self.key() if self.key is not None else (), self.start()
-        rows = self.rows[permutation(len(self.rows), *key)] if key else self.rows
-        return self._batches(rows[start * self.batch_size :], key, start)
+        return self._batches(_ordered(self.rows, key, start * self.batch_size), key, start)
 
     def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:
         for number, batch in enumerate(rows.split(self.batch_size), start):
@@ -103,8 +107,8 @@ class KeyedItems(Dataset):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, rows: KeyedRows) -> list[Any]:
-        own_process = get_worker_info() is not None
-        before = None if own_process else random_state.capture()
+        in_worker = get_worker_info() is not None
+        before = None if in_worker else random_state.capture()
         random.seed(rows.key)
         np.random.seed(rows.key % 2**32)
         torch.default_generator.manual_seed(rows.key)

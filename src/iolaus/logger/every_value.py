@@ -1,15 +1,13 @@
 """Every logged value as a line of a csv file."""
 
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from iolaus.logger.files import cut_files
+from iolaus.logger.files import FileLogger, cut_files
 
 
-class EveryValue(Logger):
+class EveryValue(FileLogger):
     """Appends `step,name,value` for each value when it is logged, those of single steps included.
 
     Lines are written at once, so that a killed run loses none; a resumed run goes on in the same file.
@@ -19,21 +17,8 @@ class EveryValue(Logger):
     """
 
     def __init__(self, path: str):
-        super().__init__()
-        self.path = Path(path)
+        super().__init__(path)
         self._file: TextIO | None = None
-
-    @property
-    def name(self) -> str:
-        return "every_value"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Hyperparameters stand in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-CHOOSING = {"match", "ndim", "frozen"}  # keys of a group that are no arguments of the optimizer
+from iolaus.rules import GROUP_KEYS
 
 
 def parameter_groups(
@@ -40,7 +40,7 @@ def parameter_groups(
             for parameter in members[key]:
                 parameter.requires_grad_(False)
         else:
-            settings = {name: value for name, value in rule.items() if name not in CHOOSING}
+            settings = {name: value for name, value in rule.items() if name not in GROUP_KEYS}
             found.append({"params": members[key], "name": key, **settings})
     if not found:
         raise ValueError("_groups_: all parameters are frozen, nothing is left to train")
