@@ -16,7 +16,8 @@ REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares"
 MORE = {
     "data=csv": ["task=classification", "data.path=.", "data.target=y"],
     "data=image_folder": ["data.path=."],
-    "model=cnn": ["data=digits"],
+    "model=llama": ["data.input_kind=tokens"],
+    "optim=sparse_adam": ["model=additive", "model.sparse=true"],
     **{f"loss={name}": ["data=diabetes"] for name in REAL_LOSSES},
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],

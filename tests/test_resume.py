@@ -83,6 +83,15 @@ CONFIGURATIONS = {
         "scheduler.milestones=[3]",
         "callbacks.swa.start=3",
     ],
+    "sparse gradients": ["model=additive", "model.sparse=true", "optim=sparse_adam"],
+    "muon": ["optim=muon", "scheduler=cosine"],
+    "a recurrent network of two layers": [
+        "data=digits",
+        "model=lstm",
+        "model.num_layers=2",
+        "model.dropout=0.2",
+        "data.batch_size=256",
+    ],
     "no validation split": ["data.val_fraction=0", "objective.monitor=loss/train"],
     "stock loop": ["trainer.fast_loop=false"],
     "background": ["callbacks.resume_points.background=true"],
@@ -101,6 +110,7 @@ SLOW = {
     "no metrics",
     "one cycle",
     "parameter groups",
+    "a recurrent network of two layers",
 }
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGURATIONS]
 

@@ -13,6 +13,7 @@ from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
+SPARSE = ("torch.optim.SparseAdam", "torch.optim.SGD", "torch.optim.Adagrad")  # which take sparse gradients
 
 
 def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
@@ -28,6 +29,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _combinations(config)
     yield from _averaging(config)
     yield from _milestones(config)
+    yield from _sparse_gradients(config)
     yield from _parameter_groups(config["optim"])
     yield from _paths(config["data"])
 
@@ -72,6 +74,17 @@ def _milestones(config: Node) -> Iterator[str]:
     late = [m for m in milestones if isinstance(m, int) and m >= epochs]
     if late and scheduler.get("_interval_", "epoch") == "epoch" and epochs > 1:
         yield f"scheduler.milestones: the part after {late[0]} epochs never begins with trainer.max_epochs={epochs}"
+
+
+def _sparse_gradients(config: Node) -> Iterator[str]:
+    """Sparse gradients and optimizers that take them."""
+    optimizer, is_sparse = str(config["optim"].get("_target_")), config["model"].get("sparse") is True
+    if optimizer == "torch.optim.SparseAdam" and not is_sparse:
+        yield "optim=sparse_adam: it wants sparse gradients; add model=additive model.sparse=true, or choose optim=adam"
+    if is_sparse and optimizer not in SPARSE:
+        yield f"model.sparse: {optimizer} takes no sparse gradients; choose optim=sparse_adam, sgd or adagrad, or model.sparse=false"
+    if is_sparse and optimizer in SPARSE and any(config["optim"].get(key) for key in ("weight_decay", "fused")):
+        yield "optim: sparse gradients go with weight_decay=0 and without fused=true; set optim.weight_decay=0 optim.fused=null"
 
 
 def _parameter_groups(optim: Node) -> Iterator[str]:

@@ -92,7 +92,8 @@ def _try(run: Run, batch: list[Any]) -> None:
         raise UserError("model: the loss depends on no parameter that can be trained")
     loss.backward()
     for name, parameter in run.task.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
+        grad = parameter.grad
+        if grad is not None and not (grad.coalesce().values() if grad.is_sparse else grad).isfinite().all():
             raise UserError(f"model: the gradient of {name} is not finite on the first batch")
     with _told(f"metrics: they cannot take outputs {list(output.shape)} and targets {list(target.shape)}"):
         run.task.train_scores.add(loss, output, target)

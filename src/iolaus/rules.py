@@ -118,7 +118,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 
 KINDS = {
     "target_kind": {"class": "class labels", "real": "real-valued targets"},
-    "input_kind": {"image": "images", "table": "rows of numbers"},
+    "input_kind": {"image": "images", "table": "rows of numbers", "tokens": "tokens"},
 }
 
 

@@ -76,6 +76,34 @@ FAMILIES = {
         {"Conv3d": {"out_channels": 2, "kernel_size": 2}},
         {"AvgPool3d": {"kernel_size": 2}},
     ],
+    "unpooling": [{"unpooled": {"kernel_size": 2, "layers": ["BatchNorm2d", "Tanh"]}}],
+    "unpooling, one dimension": [{"Flatten": {"start_dim": 2}}, {"unpooled": {"kernel_size": 4, "layers": ["PReLU"]}}],
+    "embedding": ["Flatten", {"Embedding": {"num_embeddings": 9, "embedding_dim": 2}}],
+    "embedding bag": ["Flatten", {"EmbeddingBag": {"num_embeddings": 9, "embedding_dim": 2}}],
+    "transposed, one and three dimensions": [
+        {"Unflatten": {"dim": 1, "unflattened_size": [1, 3]}},
+        {"ConvTranspose3d": {"out_channels": 2, "kernel_size": 2}},
+        {"Flatten": {"start_dim": 2}},
+        {"ConvTranspose1d": {"out_channels": 1, "kernel_size": 2}},
+    ],
+    "norms and pools of one dimension": [
+        {"Flatten": {"start_dim": 2}},
+        "BatchNorm1d",
+        {"LPPool1d": {"norm_type": 2, "kernel_size": 2}},
+        {"ConstantPad1d": {"padding": 1, "value": 0.5}},
+        {"AdaptiveMaxPool1d": {"output_size": 8}},
+    ],
+    "norms and pools of three dimensions": [
+        {"Unflatten": {"dim": 1, "unflattened_size": [1, 3]}},
+        "InstanceNorm3d",
+        {"MaxPool3d": {"kernel_size": [1, 2, 2]}},
+        {"LazyConvTranspose3d": {"out_channels": 2, "kernel_size": 1}},
+        "Dropout3d",
+    ],
+    "decoder": [
+        {"Flatten": {"start_dim": 2}},
+        {"TransformerDecoderLayer": {"nhead": 4, "dim_feedforward": 16}},
+    ],
     "upsampling": [{"Upsample": {"scale_factor": 2}}],
 }
 
@@ -84,7 +112,7 @@ FAMILIES = {
 def test_families_of_layers(family):
     """Shapes are inferred, nothing is lazy any more, and every weight gets a gradient."""
     model = built(FAMILIES[family])
-    output = model(torch.randn(4, 3, 16, 16))
+    output = model(torch.randint(9, (4, 3, 16, 16)).float() if "embedding" in family else torch.randn(4, 3, 16, 16))
     assert output.shape == (4, 5)
     output.square().sum().backward()
     for name, parameter in model.named_parameters():
@@ -104,8 +132,22 @@ def test_parallel_branches_by_concatenation_sum_and_product():
         "product": torch.mul,
     }.items():
         model = built([{"parallel": {"branches": [[conv(4, 3)], [conv(4, 3)]], "join": join}}])
-        first, second = model.layers[0].branches
+        first, second = model.layers[0].branches.values()
         assert torch.equal(model.layers[0](x), expected(first(x), second(x)))
+
+
+def test_branches_have_names_where_they_are_given():
+    model = built([{"parallel": {"branches": {"wide": [conv(4, 5, padding=2)], "narrow": [conv(2, 1)]}}}])
+    assert {name.split(".")[3] for name, _ in model.named_parameters() if "branches" in name} == {"wide", "narrow"}
+
+
+def test_unpooling_puts_the_maxima_back_where_they_were():
+    model = built([{"unpooled": {"kernel_size": 2, "layers": ["Identity"]}}], (1, 4, 4), head=False)
+    x = torch.arange(1.0, 17).reshape(1, 1, 4, 4)
+    expected = torch.zeros(1, 1, 4, 4)
+    for row, column in ((1, 1), (1, 3), (3, 1), (3, 3)):
+        expected[0, 0, row, column] = x[0, 0, row, column]
+    assert torch.equal(model(x), expected)
 
 
 def test_the_parallel_cnn_joins_to_twelve_channels_of_fourteen_by_fourteen():
@@ -165,6 +207,8 @@ def test_lists_are_nested():
         ([{"repeat": {"times": 0, "layers": ["ReLU"]}}], "layers.0.repeat.times: must be a whole number"),
         ([{"repeat": {"times": 2, "layers": [conv(4, 12)]}}], "layers.0.repeat.1.0: Conv2d received [B, 4, 5, 5]"),
         ([{"ReLU": {}, "Tanh": {}}], "layers.0: write NAME"),
+        ([{"unpooled": {"layers": ["ReLU"]}}], "layers.0.unpooled.kernel_size: must be a whole number"),
+        (["Flatten", {"unpooled": {"kernel_size": 2, "layers": ["ReLU"]}}], "layers.1: unpooled received [B, 768]"),
         ([{"Linear": 5}], "layers.0.Linear: arguments are a mapping"),
         ([], "layers: must be a list of layers"),
     ],

@@ -113,3 +113,31 @@ def test_wrong_groups(command, group, says):
     assert outcome.code == 1
     assert says in outcome.text, outcome.text
     assert len(outcome.text.splitlines()) <= 8
+
+
+def test_muon_steps_matrices_as_torch_s_and_the_rest_as_adamw():
+    from iolaus.optim.muon import MuonAndAdamW
+
+    def weights():
+        torch.manual_seed(0)
+        return [torch.nn.Parameter(torch.randn(*shape)) for shape in ((5, 3), (3,), (2, 2, 2))]
+
+    ours, theirs = weights(), weights()
+    optimizer = MuonAndAdamW(ours, lr=0.01)
+    references = [
+        torch.optim.Muon(theirs[:1], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(theirs[1:], lr=0.01, weight_decay=0.1),
+    ]
+    for step in range(6):
+        for values in (ours, theirs):
+            for weight in values:
+                weight.grad = torch.sin(weight.detach())
+        if step == 3:  # the state goes on in another object
+            state = optimizer.state_dict()
+            optimizer = MuonAndAdamW(ours, lr=0.5)
+            optimizer.load_state_dict(state)
+        for part in (optimizer, *references):
+            part.step()
+        for group in [g for part in (optimizer, *references) for g in part.param_groups]:
+            group["lr"] *= 0.9
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

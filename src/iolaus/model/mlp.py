@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ class MLP(nn.Module):
         hidden_dims: width of each hidden layer; none makes it linear.
         activation: name of an activation of torch.nn.
         dropout: probability that a hidden unit is left out in training.
+        norm: before each activation, BatchNorm1d or LayerNorm; None: none.
 
     Shape:
         input: (B, *input_shape); output: (B, output_dim).
@@ -31,6 +33,7 @@ class MLP(nn.Module):
         hidden_dims: Sequence[int] = (128, 64),
         activation: str = "ReLU",
         dropout: float = 0.0,
+        norm: Literal["BatchNorm1d", "LayerNorm"] | None = None,
     ):
         super().__init__()
         if not hasattr(nn.modules.activation, activation):
@@ -38,7 +41,10 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         width = math.prod(input_shape)
         for hidden in hidden_dims:
-            layers += [nn.Linear(width, hidden), getattr(nn, activation)()]
+            layers.append(nn.Linear(width, hidden))
+            if norm:
+                layers.append(getattr(nn, norm)(hidden))
+            layers.append(getattr(nn, activation)())
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = hidden

@@ -23,6 +23,7 @@ INPUTS = {
     "CosineSimilarity": 2,
     "PairwiseDistance": 2,
 }
+COMPOSITIONS = ("parallel", "residual", "repeat", "unpooled")
 JOINS = ("concat", "sum", "product")
 
 
@@ -33,8 +34,10 @@ class Sequential(nn.Module):
     be said: a batch of zeros goes through while the network is built. Besides the layers of torch.nn:
 
     - `parallel: {branches: [[...], [...]], join: concat}`: branches side by side, joined along the channels, or by sum or product;
+      branches may have names, `{wide: [...], deep: [...]}`;
     - `residual: [...]`: what arrives is added to what the layers make of it;
     - `repeat: {times: 3, layers: [...]}`: the layers again and again, each with weights of its own;
+    - `unpooled: {kernel_size: 2, layers: [...]}`: max-pooling, the layers, and unpooling to where the maxima were;
     - a list: layers in a row, as one.
 
     Layers that also return their state (recurrent ones) hand on their outputs; they take the batch first.
@@ -67,14 +70,14 @@ class Sequential(nn.Module):
 class Parallel(nn.Module):
     """Branches side by side; see Sequential."""
 
-    def __init__(self, branches: list[nn.Module], join: str):
+    def __init__(self, branches: dict[str, nn.Module], join: str):
         super().__init__()
-        self.branches = nn.ModuleList(branches)
+        self.branches = nn.ModuleDict(branches)
         self.join = join
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The outputs of all branches, joined."""
-        outputs = [branch(x) for branch in self.branches]
+        outputs = [branch(x) for branch in self.branches.values()]
         if self.join == "concat":
             return torch.cat(outputs, 1)
         stacked = torch.stack(outputs)
@@ -91,6 +94,33 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
         return x + self.layers(x)
+
+
+class Unpooled(nn.Module):
+    """Layers between max-pooling and unpooling. Zeiler and others, https://doi.org/10.1109/ICCV.2011.6126474."""
+
+    def __init__(self, dimensions: int, kernel_size: int):
+        super().__init__()
+        self.pool = getattr(nn, f"MaxPool{dimensions}d")(kernel_size, return_indices=True)
+        self.layers: nn.Module = nn.Identity()
+        self.unpool = getattr(nn, f"MaxUnpool{dimensions}d")(kernel_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As large as the input, zero but where the maxima were."""
+        pooled, places = self.pool(x)
+        return self.unpool(self.layers(pooled), places, output_size=x.shape)
+
+
+class Lookup(nn.Module):
+    """An embedding of whole numbers, which may arrive as floats."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The vectors."""
+        return self.layer(x.long())
 
 
 class Outputs(nn.Module):
@@ -139,6 +169,8 @@ def _layer(description: Any, sample: torch.Tensor, where: str) -> nn.Module:
         return Residual(_row(arguments, sample, f"{where}.residual")[0])
     if name == "parallel":
         return _parallel(_known(arguments, ("branches", "join"), f"{where}.parallel"), sample, where)
+    if name == "unpooled":
+        return _unpooled(_known(arguments, ("kernel_size", "layers"), f"{where}.unpooled"), sample, where)
     if name == "repeat":
         given = _known(arguments, ("times", "layers"), f"{where}.repeat")
         times = given.get("times")
@@ -152,10 +184,25 @@ def _parallel(given: dict[str, Any], sample: torch.Tensor, where: str) -> nn.Mod
     branches, join = given.get("branches"), given.get("join", "concat")
     if join not in JOINS:
         raise ValueError(f"{where}.parallel.join: received {join!r}; there are: {', '.join(JOINS)}")
-    if not isinstance(branches, list | tuple) or not branches:
+    if isinstance(branches, list | tuple):
+        branches = {str(i): branch for i, branch in enumerate(branches)}
+    if not isinstance(branches, dict) or not branches:
         raise ValueError(f"{where}.parallel.branches: must be a list of lists of layers; received {branches!r}")
-    made = [_row(branch, sample, f"{where}.parallel.branches.{i}") for i, branch in enumerate(branches)]
-    return Parallel([branch for branch, _ in made], join)
+    made: dict[str, nn.Module] = {
+        name: _row(branch, sample, f"{where}.parallel.branches.{name}")[0] for name, branch in branches.items()
+    }
+    return Parallel(made, join)
+
+
+def _unpooled(given: dict[str, Any], sample: torch.Tensor, where: str) -> nn.Module:
+    size, dimensions = given.get("kernel_size"), sample.ndim - 2
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{where}.unpooled.kernel_size: must be a whole number of at least 1; received {size!r}")
+    if dimensions not in (1, 2, 3):
+        raise ValueError(f"{_arrived(where, 'unpooled', sample)}: pooling wants (B, C, one to three sizes)")
+    whole = Unpooled(dimensions, size)
+    whole.layers = _row(given.get("layers"), whole.pool(sample)[0], f"{where}.unpooled")[0]
+    return whole
 
 
 def _read(description: Any, where: str) -> tuple[str, Any]:
@@ -183,9 +230,7 @@ def _of_torch(name: str, arguments: dict[str, Any], sample: torch.Tensor, where:
     cls = getattr(nn, name, None)
     if not inspect.isclass(cls) or not issubclass(cls, nn.Module) or cls is nn.Module:
         layers = [n for n in dir(nn) if inspect.isclass(getattr(nn, n)) and issubclass(getattr(nn, n), nn.Module)]
-        raise ValueError(
-            f"{where}: there is no layer {name!r}{did_you_mean(name, [*layers, 'parallel', 'residual', 'repeat'])}"
-        )
+        raise ValueError(f"{where}: there is no layer {name!r}{did_you_mean(name, [*layers, *COMPOSITIONS])}")
     is_recurrent = issubclass(cls, nn.RNNBase)
     parameters = set(inspect.signature((nn.RNNBase if is_recurrent else cls).__init__).parameters) - {"self"}
     if unknown := arguments.keys() - parameters:
@@ -201,6 +246,8 @@ def _of_torch(name: str, arguments: dict[str, Any], sample: torch.Tensor, where:
         layer = cls(**filled)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ValueError(f"{_arrived(where, name, sample)}: {' '.join(str(error).split())[:200]}") from None
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        return Lookup(layer)
     inputs = INPUTS.get(name, 1)
     return Outputs(layer, inputs) if is_recurrent or inputs > 1 else layer
 
