@@ -96,10 +96,10 @@ CASES = [
     ("scheduler=plateau scheduler.threshold_mode=relative", "scheduler.threshold_mode", "rel or abs"),
     # combinations
     ("loss=mse", "loss=mse with data=digits", "try loss=cross_entropy"),
-    ("data=diabetes loss=cross_entropy", "loss=cross_entropy with data=diabetes", "try loss=mse or loss=huber"),
+    ("data=diabetes loss=cross_entropy", "loss=cross_entropy with data=diabetes", "try loss=mse or loss="),
     ("data=diabetes metrics=classification", "metrics=classification with data=diabetes", "try metrics=regression"),
     ("data=diabetes task=classification", "task=classification with data=diabetes", "real-valued targets"),
-    ("data=iris model=cnn", "model=cnn with data=iris", "try model=linear or model=mlp"),
+    ("data=iris model=cnn", "model=cnn with data=iris", "try model=mlp or model="),
     ("objective.monitor=acuracy/val", "objective.monitor", "did you mean 'accuracy/val'"),
     ("objective.monitor=accuracy/val", "objective.mode", "mode must be max"),
     ("objective.mode=max", "objective.mode", "mode must be min"),

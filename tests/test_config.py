@@ -11,7 +11,7 @@ from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError
 from iolaus.rules import GROUPS, in_words, within
 
-REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares", "half_sum_of_squares")
+REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares", "half_sum_of_squares", "gaussian_nll")
 # Options that need more words than their name.
 MORE = {
     "data=csv": ["task=classification", "data.path=.", "data.target=y"],
@@ -19,6 +19,7 @@ MORE = {
     "model=llama": ["data.input_kind=tokens"],
     "optim=sparse_adam": ["model=additive", "model.sparse=true"],
     **{f"loss={name}": ["data=diabetes"] for name in REAL_LOSSES},
+    "loss=poisson_nll": ["data=diabetes", "data.standardize=false"],
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],
 }

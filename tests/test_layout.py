@@ -145,7 +145,17 @@ def paths(node, path):
 
 
 # Arguments that options leave out: torch warns when the deprecated ones are given, the others are rarely changed.
-UNSAID = {"size_average", "reduce", "multidim_average", "ignore_index", "top_k", "validate_args", "zero_division"}
+UNSAID = {
+    "device",
+    "dtype",
+    "size_average",
+    "reduce",
+    "multidim_average",
+    "ignore_index",
+    "top_k",
+    "validate_args",
+    "zero_division",
+}
 SHARED = read_yaml(CONF / "base" / "data.yaml")
 
 

@@ -1,6 +1,7 @@
 """From a checked configuration to live objects: data, task, trainer."""
 
 import importlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
@@ -180,6 +182,8 @@ def make(node: Any, path: str, **given: Any) -> Any:
         return arguments
     module, _, name = node["_target_"].rpartition(".")
     cls = getattr(importlib.import_module(module), name)
+    for key in _tensors(cls) & {k for k, v in arguments.items() if isinstance(v, list)}:
+        arguments[key] = torch.tensor(arguments[key])
     try:
         return cls(**arguments, **given)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
@@ -188,6 +192,17 @@ def make(node: Any, path: str, **given: Any) -> Any:
                 f"trainer.accelerator: no {arguments['accelerator']} is seen on this machine; try trainer=cpu"
             ) from None
         raise UserError(f"{path}: {name}: {' '.join(str(error).split())}") from error
+
+
+def _tensors(cls: Any) -> set[str]:
+    """The arguments of a class that are tensors, such as the weights of classes."""
+    if not issubclass(cls, nn.Module):
+        return set()
+    return {
+        p.name
+        for p in inspect.signature(cls).parameters.values()
+        if "Tensor" in str(p.annotation) and "float" not in str(p.annotation)
+    }
 
 
 def quiet() -> None:

@@ -113,15 +113,17 @@ def _parts(group: Any) -> list[Node]:
 
 
 def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
-    """The options of a group that declare they accept a fact, those that a task picks by itself first."""
+    """The options of a group that declare they accept a fact, those that a task or the defaults pick first."""
     fitting = []
     for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
         parts = _parts(yaml.safe_load(file.read_text(encoding="utf-8")))
         declared = [n["_accepts_"][fact] for n in parts if fact in (n.get("_accepts_") or {})]
         if declared and all(value in d for d in declared):
             fitting.append(file.stem)
-    tasks = "\n".join(f.read_text(encoding="utf-8") for folder in folders for f in (folder / "task").glob("*.yaml"))
-    return sorted(fitting, key=lambda option: re.search(rf"/{group}@\S+ {option}$", tasks, re.MULTILINE) is None)
+    files = [file for folder in folders for file in (folder / "config.yaml", *(folder / "task").glob("*.yaml"))]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+    picked = rf"^  - (?:override /{group}@\S+|{group}:) "
+    return sorted(fitting, key=lambda option: re.search(rf"{picked}{option}$", text, re.MULTILINE) is None)
 
 
 def _objective(config: Node) -> Iterator[str]:

@@ -116,7 +116,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "trainer.profiler": ("simple", "advanced", "pytorch", None),
 }
 
-KINDS = {
+KINDS: dict[str, dict[object, str]] = {
+    "standardize": {False: "targets as they are (data.standardize=false)", True: "standardised targets"},
     "target_kind": {"class": "class labels", "real": "real-valued targets"},
     "input_kind": {"image": "images", "table": "rows of numbers", "tokens": "tokens"},
 }

@@ -230,6 +230,12 @@ def _arguments(function: ast.FunctionDef, bound: bool) -> Signature:
 _SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 _SEQUENCES = {"list", "List", "tuple", "Tuple", "Sequence", "Iterable"}
 _OBJECTS = {"Tensor", "Module", "Optimizer", "Generator", "Callable", "timedelta"}  # never plain YAML values
+_TENSORS = {
+    "Optional[Tensor]",
+    "Tensor | None",
+    "Optional[torch.Tensor]",
+    "torch.Tensor | None",
+}  # made of lists by build
 
 
 def accepts(annotation: ast.expr | None, value: Any) -> bool | None:
@@ -239,6 +245,8 @@ def accepts(annotation: ast.expr | None, value: Any) -> bool | None:
     float; true and false fit bool alone.
     """
     match annotation:
+        case ast.expr() if ast.unparse(annotation) in _TENSORS:
+            return value is None or (isinstance(value, list) and all(isinstance(v, int | float) for v in value))
         case ast.Constant(value=None):
             return value is None
         case ast.Constant(value=str() as quoted):
@@ -291,6 +299,8 @@ _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 def describe(annotation: ast.expr) -> str:
     """What an annotation wants of a YAML value, in words; types that YAML cannot hold are left out."""
     match annotation:
+        case ast.expr() if ast.unparse(annotation) in _TENSORS:
+            return "a list of numbers or null"
         case ast.Constant(value=None):
             return _WORDS["None"]
         case ast.Constant(value=str() as quoted):

@@ -31,6 +31,7 @@ class DataModule(pl.LightningDataModule, ABC):
         target_kind: class or real.
         num_classes: number of classes; None for real targets, or where `load` sets it.
         class_names: a name for each class; `load` may set them.
+        class_weights: of each class, for losses that weigh them; None: in inverse proportion to the training split's numbers, 1 on average.
         num_targets: how many real numbers a target is.
         batch_size: samples in a batch of a device.
         eval_batch_size: the same for validation and test; None: as many as 32 MiB of input hold.
@@ -51,6 +52,7 @@ class DataModule(pl.LightningDataModule, ABC):
         target_kind: str,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        class_weights: Sequence[float] | None = None,
         num_targets: int = 1,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
@@ -66,6 +68,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.target_kind = target_kind
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else None
+        self.class_weights = list(class_weights) if class_weights is not None else None
         self.num_targets = num_targets
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -173,9 +176,18 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
 
     def facts(self) -> dict[str, Any]:
-        """What only the file knew and settings may ask for: input_shape, num_classes, class_names."""
+        """What only the file knew and settings may ask for: input_shape, num_classes, class_names, class_weights."""
         shape = list(self.input_shape) if self.input_shape is not None else None
-        return {"input_shape": shape, "num_classes": self.num_classes, "class_names": self.class_names}
+        names = {"num_classes": self.num_classes, "class_names": self.class_names}
+        return {"input_shape": shape, **names, "class_weights": self.class_weights or self._balancing_weights()}
+
+    def _balancing_weights(self) -> list[float] | None:
+        """Rows / (classes * rows of the class): every class then counts the same. None where the labels are not at hand."""
+        labels = self._targets("train") if self.target_kind == "class" else None
+        if labels is None or self.num_classes is None:
+            return None
+        counts = torch.bincount(_narrow(labels, self.rows["train"]), minlength=self.num_classes).clamp_min(1)
+        return [round(weight, 6) for weight in (len(self.rows["train"]) / (self.num_classes * counts)).tolist()]
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Mean and deviation over the training split, float32, of `input` and, where they are real, `target`.

@@ -55,5 +55,11 @@ class Supervised(Task):
 
     def to_preds(self, output: torch.Tensor) -> torch.Tensor:
         if isinstance(self.standardize_target, Standardize):
+            if getattr(self.loss, "log_input", False):  # the output is the logarithm of the amount
+                output = output.exp()
             return self.standardize_target.inverse(output)
+        if isinstance(linear := getattr(self.loss, "linear", None), nn.Linear):
+            output = linear(output)
+        if isinstance(self.loss, nn.AdaptiveLogSoftmaxWithLoss):  # the weights of the classes are a part of the loss
+            return self.loss.log_prob(output).exp()
         return output.softmax(-1)
