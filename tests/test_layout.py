@@ -13,11 +13,12 @@ from iolaus.rules import OWN_KEYS, given
 SOURCE = ROOT / "src" / "iolaus"
 FILES = sorted(SOURCE.rglob("*.py"))
 OPTIONS = sorted(CONF.rglob("*.yaml"))
-LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment"}
+LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment", "init"}
 # Lower numbers may not import higher ones.
 LAYERS = {
     **dict.fromkeys(["errors", "random_state", "signals", "slurm"], 0),
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence"], 1),
+    "init_from": 4,
     "consistency": 2,
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "logger"], 3),

@@ -123,10 +123,16 @@ def build_task(settings: dict[str, Any]) -> Task:
             groups = groups[0]["params"]
         return make(settings["optim"], "optim", params=groups)
 
+    model = make(settings["model"], "model")
+    if settings.get("init"):
+        try:
+            make(settings["init"], "init")(model)
+        except ValueError as error:
+            raise UserError(f"init.function: {error}") from None
     return make(
         settings["task"],
         "task",
-        model=make(settings["model"], "model"),
+        model=model,
         loss=make(settings["loss"], "loss"),
         metrics=metrics,
         optimizer=optimizer,

@@ -32,6 +32,8 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _sparse_gradients(config)
     yield from _parameter_groups(config["optim"])
     yield from _paths(config["data"])
+    if folders:  # and not for a run that exists: it has its weights
+        yield from _source(config)
 
 
 def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
@@ -182,6 +184,19 @@ def _combinations(config: Node) -> Iterator[str]:
                 f"callbacks.{name}.save_top_k: several files need names that differ; "
                 f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
             )
+
+
+def _source(config: Node) -> Iterator[str]:
+    """The run that first weights are taken from."""
+    source, partial = config.get("init_from"), config.get("init_partial")
+    if not isinstance(partial, bool):
+        yield f"init_partial: must be true or false; received {partial!r}"
+    if source is None:
+        return
+    if not isinstance(source, str) or not Path(source).exists():
+        yield f"init_from: {source} does not exist  (working directory: {Path.cwd()})"
+    elif Path(source).is_dir() and not list(Path(source, "checkpoints").glob("*.ckpt")):
+        yield f"init_from: {source} is no folder of a run that kept its weights, it has no checkpoints/*.ckpt"
 
 
 def _paths(data: Node) -> Iterator[str]:

@@ -28,6 +28,7 @@ from iolaus.check import plain
 from iolaus.checkpoint import PARTIAL
 from iolaus.divergence import Diverged
 from iolaus.errors import UserError
+from iolaus.init_from import take_weights
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
 
@@ -117,6 +118,8 @@ class Report:
 
     def _fit_once(self) -> None:
         assert self.run is not None
+        if self._point is None and self.config.get("init_from"):
+            take_weights(self.run.task.model, Path(self.config.init_from), self.config.init_partial)
         start = time.monotonic()
         try:
             self.run.trainer.fit(

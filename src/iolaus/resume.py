@@ -14,7 +14,19 @@ from iolaus.runs import Job, moved, overridden, read_results, read_settings, ref
 from iolaus.startup import import_lightning
 
 # What a resume point holds, or was made with: another value would have no effect, or another meaning.
-FIXED = ("seed=", "data.", "model.", "loss.", "optim.", "scheduler.", "task.", "augment.", "metrics.", "objective")
+FIXED = (
+    "seed=",
+    "data.",
+    "model.",
+    "loss.",
+    "optim.",
+    "scheduler.",
+    "task.",
+    "augment.",
+    "metrics.",
+    "objective",
+    "init",
+)
 MOVABLE = (
     "data.path=",
     "data.root=",

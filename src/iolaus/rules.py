@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 # Top-level keys that are settings; every other known one is a group.
-SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow"}
+SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_from", "init_partial"}
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
-GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment"}
+GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init"}
 STAGES = ("fit", "test")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import CONF, nodes, options, read_yaml
@@ -86,7 +87,7 @@ OF_CLASSES = (
     "multilabel_margin",
 )
 OF_CLASSES += ("multilabel_soft_margin", "margin_ranking", "hinge_embedding", "cosine_embedding", "triplet_margin")
-OF_CLASSES += ("triplet_margin_with_distance", "adaptive_softmax", "balanced_cross_entropy")
+OF_CLASSES += ("triplet_margin_with_distance", "adaptive_softmax", "balanced_cross_entropy", "linear_cross_entropy")
 
 
 @pytest.mark.parametrize("loss", OF_CLASSES)
@@ -160,7 +161,7 @@ def test_pairs_and_triplets_of_outputs_and_unit_vectors():
 def test_adaptive_softmax_is_torch_s():
     torch.manual_seed(0)
     ours = AdaptiveSoftmax(6, 10, [4])
-    theirs = nn.AdaptiveLogSoftmaxWithLoss(6, 10, [4])
+    theirs = nn.AdaptiveLogSoftmaxWithLoss(6, 10, [4], div_value=1.0)
     theirs.load_state_dict(ours.state_dict())
     output, target = torch.randn(8, 6), torch.randint(10, (8,))
     assert torch.equal(ours(output, target), theirs(output, target).loss)
@@ -197,7 +198,7 @@ def test_balancing_weights_are_scikit_learn_s(command):
     config.output_dir = str(outcome.folder / "other")
     data = build(config).data
     labels = data.datasets["train"].tensors[1][data.rows["train"].long()].numpy()
-    assert weights == pytest.approx(compute_class_weight("balanced", classes=[0, 1], y=labels), abs=1e-6)
+    assert weights == pytest.approx(compute_class_weight("balanced", classes=np.array([0, 1]), y=labels), abs=1e-6)
 
 
 def test_counts_by_poisson_regression(command, tmp_path):

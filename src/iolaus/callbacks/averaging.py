@@ -6,12 +6,11 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-log = logging.getLogger("iolaus")
+from iolaus.task.base import BATCH_NORMS
 
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+log = logging.getLogger("iolaus")
 
 
 class Averaging(WeightAveraging):
@@ -102,7 +101,11 @@ class Averaging(WeightAveraging):
 @torch.no_grad()
 def _update_batch_norms(trainer: pl.Trainer, task: pl.LightningModule, batches: int | None) -> None:
     """Mean and variance of each batch norm over training batches, for the weights as they are; modes and random state are kept."""
-    norms = [module for module in task.modules() if isinstance(module, BATCH_NORMS)]
+    norms = [
+        module
+        for module in task.modules()
+        if isinstance(module, BATCH_NORMS) and (not module.affine or module.weight.requires_grad)
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

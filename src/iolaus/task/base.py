@@ -16,6 +16,7 @@ from iolaus.divergence import diverged, not_finite
 from iolaus.errors import UserError
 from iolaus.metrics.scores import Scores
 
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 UNCHECKED = 50  # losses on a GPU that are looked at together
 
 
@@ -77,6 +78,9 @@ class Task(pl.LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         self._scored = -1
+        for module in self.modules():  # the statistics of frozen batch norms are frozen too
+            if isinstance(module, BATCH_NORMS) and module.affine and not module.weight.requires_grad:
+                module.eval()
 
     def log_pending_loss(self) -> None:
         """Log `loss/step` of the last step that is due: later than the step itself, so that a GPU is not waited for."""
