@@ -19,6 +19,7 @@ LAYERS = {
     **dict.fromkeys(["errors", "random_state", "signals", "slurm"], 0),
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence"], 1),
     "init_from": 4,
+    "preview": 5.5,
     "consistency": 2,
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "logger"], 3),

@@ -145,6 +145,8 @@ def make_schedule(node: dict[str, Any], path: str, optimizer: Any) -> Any:
     parts = node.get("schedulers", [])
     made = [make_schedule(part, f"{path}.schedulers.{i}", optimizer) for i, part in enumerate(parts)]
     rest = {key: value for key, value in node.items() if key != "schedulers"}
+    if rest.get("max_lr") == optimizer.defaults.get("lr"):  # one-cycle rises to each group's own rate
+        rest["max_lr"] = [group["lr"] for group in optimizer.param_groups]
     return make(rest, path, optimizer=optimizer, **({"schedulers": made} if parts else {}))
 
 

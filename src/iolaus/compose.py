@@ -51,7 +51,13 @@ def share(part: float, whole: int | None) -> int:
     return max(int(part * (whole or 0)), 1)
 
 
+def less(whole: int | None, part: int) -> int:
+    """What is left of a whole; at least 1."""
+    return max((whole or 0) - part, 1)
+
+
 OmegaConf.register_new_resolver("slug", slug, replace=True)
+OmegaConf.register_new_resolver("less", less, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
 
 
@@ -125,8 +131,8 @@ def _message(error: Exception, verbose: bool) -> str:
 
 
 def _friendly(argv: list[str]) -> list[str]:
-    """`-v` is ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
-    words = [a for a in argv if a != "-v"]
+    """`-v` and `--info` are ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
+    words = ["stages=[info]" if a == "--info" else a for a in argv if a != "-v"]
     place = "hydra.sweep.dir" if {"-m", "--multirun"} & set(words) else "hydra.run.dir"
     for i, word in enumerate(words):
         if word.startswith("output_dir="):

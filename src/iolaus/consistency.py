@@ -30,6 +30,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _averaging(config)
     yield from _milestones(config)
     yield from _sparse_gradients(config)
+    yield from _cycled_momentum(config)
     yield from _parameter_groups(config["optim"])
     yield from _paths(config["data"])
     if folders:  # and not for a run that exists: it has its weights
@@ -87,6 +88,14 @@ def _sparse_gradients(config: Node) -> Iterator[str]:
         yield f"model.sparse: {optimizer} takes no sparse gradients; choose optim=sparse_adam, sgd or adagrad, or model.sparse=false"
     if is_sparse and optimizer in SPARSE and any(config["optim"].get(key) for key in ("weight_decay", "fused")):
         yield "optim: sparse gradients go with weight_decay=0 and without fused=true; set optim.weight_decay=0 optim.fused=null"
+
+
+def _cycled_momentum(config: Node) -> Iterator[str]:
+    """One-cycle moves the momentum too, where the optimizer has one."""
+    optim, scheduler = config["optim"], config.get("scheduler") or {}
+    has_momentum = bool({"momentum", "betas"} & optim.keys()) and not str(optim["_target_"]).endswith(".MuonAndAdamW")
+    if scheduler.get("cycle_momentum") is True and not has_momentum:
+        yield f"scheduler=one_cycle: {optim['_target_']} has no momentum to cycle; set scheduler.cycle_momentum=false"
 
 
 def _parameter_groups(optim: Node) -> Iterator[str]:

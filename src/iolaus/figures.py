@@ -40,6 +40,23 @@ def learning_curves(rows: Sequence[dict[str, float]], best_epoch: int | None) ->
     return figure
 
 
+def schedule(epochs: Sequence[float], rates: dict[str, list[float]]) -> "Figure":
+    """The learning rate over epochs, a curve for each group of parameters.
+
+    Args:
+        epochs: from 0.
+        rates: for each group its rates then.
+    """
+    figure, (ax,) = _figure(1, side=4.5)
+    for name, values in rates.items():
+        ax.plot(epochs, values, label=name, marker="o" if len(values) < 3 else None)
+    ax.set(title="planned learning rate", xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    ax.grid(alpha=0.3)
+    if len(rates) > 1:
+        ax.legend()
+    return figure
+
+
 def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> "Figure":
     """Counts of true (rows) against predicted (columns) classes, coloured by the share of the row.
 

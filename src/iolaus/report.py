@@ -29,6 +29,7 @@ from iolaus.checkpoint import PARTIAL
 from iolaus.divergence import Diverged
 from iolaus.errors import UserError
 from iolaus.init_from import take_weights
+from iolaus.preview import draw_schedule, preview
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
 
@@ -106,6 +107,11 @@ class Report:
         objective = self.config.objective
         best = self.run.history.best(objective.monitor, objective.mode) if self.run else None
         return best[objective.monitor] if best else None
+
+    def info(self) -> None:
+        """Say and draw what the run is going to do."""
+        assert self.run is not None
+        log.info("%s", preview(self.run, self.folder))
 
     def fit(self) -> None:
         """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""
@@ -244,13 +250,16 @@ class Report:
         drawn = figures.draw(_plain(self.run.task.figures), self.run.data.class_names)
         if self.run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(self.run.history.rows, results["best_epoch"]), **drawn}
-        return figures.save(drawn, self.folder / "figures") if drawn else []
+        planned = draw_schedule(self.run, self.folder) if self.run.trainer.optimizers else []
+        return [*(figures.save(drawn, self.folder / "figures") if drawn else []), *planned]
 
     def _closing_words(self, results: dict[str, Any]) -> str:
         """The table, the folder and the commands to go on with."""
         folder = shlex.quote(os.path.relpath(self.folder))
         if self.config.trainer.fast_dev_run:
             return "it runs: the batches went through, nothing was kept"
+        if self.config.stages == ["info"]:
+            return f"nothing was trained: {folder}"
         best = results["best_epoch"]
         epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
         words = [

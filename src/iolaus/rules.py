@@ -7,7 +7,7 @@ from typing import Any
 SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_from", "init_partial"}
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
 GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init"}
-STAGES = ("fit", "test")
+STAGES = ("info", "fit", "test")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.
 OWN_KEYS = {

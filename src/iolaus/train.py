@@ -21,6 +21,8 @@ def train(config: DictConfig, job: Job) -> float | None:
     with Report(config, job) as report, reading_told():
         run = report.follow(build(config))
         preflight(run)
+        if "info" in config.stages:
+            report.info()
         if "fit" in config.stages:
             report.fit()
         if "test" in config.stages:

@@ -90,7 +90,10 @@ OF_CLASSES += ("multilabel_soft_margin", "margin_ranking", "hinge_embedding", "c
 OF_CLASSES += ("triplet_margin_with_distance", "adaptive_softmax", "balanced_cross_entropy", "linear_cross_entropy")
 
 
-@pytest.mark.parametrize("loss", OF_CLASSES)
+FAST = ("bce", "triplet_margin", "adaptive_softmax", "balanced_cross_entropy")
+
+
+@pytest.mark.parametrize("loss", [pytest.param(o, marks=[] if o in FAST else [pytest.mark.slow]) for o in OF_CLASSES])
 def test_training_with_other_losses_of_classes(command, loss):
     outcome = command(
         "data=iris", f"loss={loss}", "trainer.max_epochs=40", "optim.lr=0.01", "callbacks=[checkpoint]", "logger=[]"

@@ -42,7 +42,7 @@ CLOSED = {
     ),
     "polynomial": (["scheduler.power=2"], lambda t: (1 - t / 20) ** 2),
     "warmup": (["scheduler.total_iters=10"], lambda t: min(0.01 + 0.99 * t / 10, 1.0)),
-    "warmup_cosine": ([], lambda t: 0.1 + 0.9 * t / 5 if t < 5 else cosine((t - 5) / 20)),
+    "warmup_cosine": ([], lambda t: 0.1 + 0.9 * t / 5 if t < 5 else cosine((t - 5) / 15)),
     "chained": ([], lambda t: (0.1 if t < 5 else 1.0) * 0.95**t),
     "one_cycle": (
         ["scheduler.epochs=20", "scheduler.steps_per_epoch=1"],

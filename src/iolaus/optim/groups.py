@@ -30,7 +30,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         names.append(name)
-        group = next((key for key, rule in groups.items() if _belongs(name, parameter, rule)), None)
+        group = next((key for key, rule in groups.items() if belongs(name, parameter, rule)), None)
         (rest if group is None else members[group]).append(parameter)
     found = [{"params": rest, "name": "rest"}] if rest else []
     for key, rule in groups.items():
@@ -47,5 +47,6 @@ def parameter_groups(
     return found
 
 
-def _belongs(name: str, parameter: nn.Parameter, rule: dict[str, Any]) -> bool:
+def belongs(name: str, parameter: nn.Parameter, rule: dict[str, Any]) -> bool:
+    """Whether a group's rule chooses a parameter."""
     return re.search(rule.get("match", ""), name) is not None and parameter.ndim <= rule.get("ndim", parameter.ndim)

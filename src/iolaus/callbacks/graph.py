@@ -1,0 +1,92 @@
+"""Drawings of the network: graph.dot and graph.svg in the run's folder, and TensorBoard's graph. https://github.com/mert-kurttutan/torchview."""
+
+import logging
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.core.module import _jit_is_scripting
+from torch import nn
+
+from iolaus.logger.tensorboard import TensorBoard
+
+log = logging.getLogger("iolaus")
+
+
+class Graph(pl.Callback):
+    """Draws the network once, when the training has ended; the run is not changed by it, and not ended by what cannot be drawn.
+
+    | written | needs |
+    | --- | --- |
+    | graph.dot | the package torchview |
+    | graph.svg | also Graphviz' program dot |
+    | TensorBoard's graph | logger=[tensorboard] |
+
+    Args:
+        output_dir: the run's folder.
+        input_shape: shape of one input.
+        depth: levels of nested modules that are drawn.
+    """
+
+    def __init__(self, output_dir: str, input_shape: Sequence[int], depth: int = 3):
+        self.output_dir = output_dir
+        self.input_shape = list(input_shape)
+        self.depth = depth
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        dtype = next((p.dtype for p in pl_module.parameters()), None)
+        sample = torch.zeros(2, *self.input_shape, device=pl_module.device, dtype=dtype)
+        model: nn.Module = pl_module.model  # type: ignore[assignment]
+        draw(model, sample, Path(self.output_dir), self.depth)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                with undisturbed(model, "TensorBoard's graph"), _jit_is_scripting():
+                    logger.experiment.add_graph(model, sample, use_strict_trace=False)
+
+
+def draw(model: nn.Module, sample: torch.Tensor, folder: Path, depth: int = 3) -> list[Path]:
+    """Draw a network as graph.dot, and as graph.svg where the program `dot` is there.
+
+    Returns:
+        the files; none where torchview is not installed, or the network cannot be drawn, which a line tells.
+    """
+    try:
+        from torchview import draw_graph
+    except ModuleNotFoundError:
+        log.info("graph.svg: not drawn, torchview is not installed: pip install torchview")
+        return []
+    written: list[Path] = []
+    with undisturbed(model, "graph.svg"):
+        drawn = draw_graph(model, input_data=sample, depth=depth, device=sample.device, mode="eval", expand_nested=True)
+        (folder / "graph.dot").write_text(drawn.visual_graph.source, encoding="utf-8")
+        written.append(folder / "graph.dot")
+        if shutil.which("dot"):
+            command = ["dot", "-Tsvg", "graph.dot", "-o", "graph.svg"]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
+            written.append(folder / "graph.svg")
+    return written
+
+
+@contextmanager
+def undisturbed(model: nn.Module, what: str) -> Iterator[None]:
+    """Run a model for a look: in evaluation mode, without gradients, with modes and random state put back; failures are told."""
+    modes = {module: module.training for module in model.modules()}
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.eval()
+            yield
+    except Exception as error:  # tracers fail in as many ways as there are networks
+        log.warning("%s: not drawn: %s", what, " ".join(str(error).split())[:200])
+    finally:
+        model._compiled_call_impl = compiled
+        for module, mode in modes.items():
+            module.training = mode

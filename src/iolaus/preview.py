@@ -1,0 +1,98 @@
+"""What a run is going to do, without doing it: the model's table, the groups of parameters, the schedule's rates."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from iolaus import figures
+from iolaus.build import Run, make, make_schedule, steps_per_epoch
+from iolaus.callbacks.graph import draw
+from iolaus.callbacks.summary import summarize
+from iolaus.optim.groups import belongs
+from iolaus.rules import GROUP_KEYS
+
+MOST_STEPS = 20_000  # of a schedule that are tried
+
+
+def planned_rates(run: Run) -> tuple[list[float], dict[str, list[float]]] | None:
+    """The learning rates that the schedule plans, found by stepping it with an optimizer of empty weights.
+
+    Returns:
+        the epochs, and for each group of parameters its rate then; None where there is no schedule, or where it depends on what the
+        training shows.
+    """
+    node = run.config.get("scheduler")
+    epochs = run.config["trainer"].get("max_epochs") or 0
+    if not node or epochs < 1:
+        return None
+    rules = run.config["optim"].get("_groups_") or {}
+    groups = {name: rule for name, rule in rules.items() if not rule.get("frozen")}
+    names = [name for name, p in run.task.named_parameters() if p.requires_grad]
+    parameters = dict(run.task.named_parameters())
+    if any(not any(belongs(name, parameters[name], rule) for rule in rules.values()) for name in names):
+        groups = {"rest": {}, **groups}
+    optimizer = make(run.config["optim"], "optim", params=[_empty_group(rule) for rule in groups.values()])
+    schedule = make_schedule(node, "scheduler", optimizer)
+    if isinstance(schedule, ReduceLROnPlateau):
+        return None
+    a_step = node.get("_interval_") == "step"
+    ticks = steps_per_epoch(run.data, run.config["trainer"]) if a_step else 1
+    rates: list[list[float]] = []
+    for _ in range(min(epochs * ticks, MOST_STEPS)):
+        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        schedule.step()
+    columns = zip(*rates, strict=True)
+    return [i / ticks for i in range(len(rates))], {n: list(c) for n, c in zip(groups, columns, strict=False)}
+
+
+def _empty_group(rule: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in rule.items() if key not in GROUP_KEYS}
+    return {"params": [nn.Parameter(torch.zeros(1, 1))], **settings}
+
+
+def draw_schedule(run: Run, folder: Path) -> list[Path]:
+    """figures/schedule.png, where there is a schedule to draw."""
+    planned = planned_rates(run)
+    return figures.save({"schedule": figures.schedule(*planned)}, folder / "figures") if planned else []
+
+
+def preview(run: Run, folder: Path) -> str:
+    """Describe a run that was built, and draw its network and its schedule.
+
+    Args:
+        run: whose weights, modes and random state are left as they are.
+        folder: for model.txt, graph.svg and figures/schedule.png.
+    """
+    assert run.data.input_shape is not None
+    sample = torch.zeros(1, *run.data.input_shape, dtype=next(run.task.parameters()).dtype)
+    table = summarize(run.task.model, sample)
+    (folder / "model.txt").write_text(table, encoding="utf-8")
+    drawn = [*draw(run.task.model, sample.expand(2, *sample.shape[1:]), folder), *draw_schedule(run, folder)]
+    rows = ", ".join(f"{name} {len(rows):,}" for name, rows in run.data.rows.items())
+    steps = steps_per_epoch(run.data, run.config["trainer"])
+    lines = [
+        table,
+        f"data: {rows} rows; {steps:,} steps an epoch, {run.config['trainer'].get('max_epochs')} epochs at most",
+    ]
+    configured = run.task.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    lines.append(f"optimizer: {run.config['optim']['_target_'].rpartition('.')[2]}")
+    for group in optimizer.param_groups:
+        count = sum(p.numel() for p in group["params"])
+        settings = ", ".join(f"{key} {group[key]:g}" for key in ("lr", "weight_decay") if key in group)
+        lines.append(f"  {group.get('name', 'all')}: {len(group['params'])} tensors, {count:,} parameters, {settings}")
+    if planned := planned_rates(run):
+        lines.append(f"schedule: {run.config['scheduler']['_target_'].rpartition('.')[2]}")
+        lines += [f"  {name}: {_course(planned[0], rates)}" for name, rates in planned[1].items()]
+    lines += ["", f"drawn: {', '.join(str(path.relative_to(folder)) for path in drawn) or 'nothing'}"]
+    return "\n".join(lines)
+
+
+def _course(epochs: Iterable[float], rates: list[float]) -> str:
+    """A schedule in words."""
+    top = max(zip(rates, epochs, strict=True), key=lambda pair: pair[0])
+    return f"begins at {rates[0]:.3g}, is highest in epoch {int(top[1]) + 1} with {top[0]:.3g}, ends at {rates[-1]:.3g}"
