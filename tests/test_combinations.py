@@ -185,8 +185,9 @@ if __name__ == "__main__":
     HEAD = """# What goes with what
 
 Every pair of these is tried by `tests/test_combinations.py`: where it says yes two steps are trained, where it says no the check
-refuses the command with the reason, before torch is imported. Optimizers, schedules and averages go together in any combination; the test covers every
-pair of them. `optim=sparse_adam` wants a model with sparse gradients (`model=additive model.sparse=true`), `loss=poisson_nll` wants
+refuses the command with the reason, before torch is imported. Optimizers, schedules and averages go together in any combination,
+and the test covers every pair of them; one-cycle with an optimizer that has no momentum wants `scheduler.cycle_momentum=false`.
+`optim=sparse_adam` wants a model with sparse gradients (`model=additive model.sparse=true`), `loss=poisson_nll` wants
 `data.standardize=false`. `data=csv`, `image_folder`, `mnist` and the other image data sets go with what tables and images go with.
 
 """

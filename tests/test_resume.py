@@ -83,6 +83,8 @@ CONFIGURATIONS = {
         "scheduler.milestones=[3]",
         "callbacks.swa.start=3",
     ],
+    "transforms": ["data=digits", "model=linear", "augment=[transforms]", "data.batch_size=256"],
+    "initialised": ["init=orthogonal", "loss=triplet_margin"],
     "sparse gradients": ["model=additive", "model.sparse=true", "optim=sparse_adam"],
     "muon": ["optim=muon", "scheduler=cosine"],
     "a recurrent network of two layers": [
@@ -111,6 +113,8 @@ SLOW = {
     "one cycle",
     "parameter groups",
     "a recurrent network of two layers",
+    "initialised",
+    "muon",
 }
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGURATIONS]
 

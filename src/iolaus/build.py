@@ -70,7 +70,13 @@ def build(config: DictConfig) -> Run:
     data.setup()
     with open_dict(config):
         config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
+    shape = plain(config)["data"]["input_shape"]
+    if (
+        data.transforms and data.input_shape is not None
+    ):  # models read the shape of what they get, the data set that of its file
+        config.data.input_shape = list(data.input_shape)
     settings = plain(config)
+    settings["data"]["input_shape"] = shape
     schedule = settings.get("scheduler") or {}
     if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
         schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])

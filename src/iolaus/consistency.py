@@ -32,6 +32,8 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _sparse_gradients(config)
     yield from _cycled_momentum(config)
     yield from _parameter_groups(config["optim"])
+    if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
+        yield "data.transforms: are for images, and the data have none"
     yield from _paths(config["data"])
     if folders:  # and not for a run that exists: it has its weights
         yield from _source(config)

@@ -57,6 +57,29 @@ def schedule(epochs: Sequence[float], rates: dict[str, list[float]]) -> "Figure"
     return figure
 
 
+def image_grid(images: Any, titles: Sequence[str]) -> "Figure":
+    """Images in rows of eight, as the training gets them.
+
+    Shape:
+        images: (N, C, H, W), bytes or any floats, which are shown from their least to their largest value.
+    """
+    pixels = np.asarray(images, dtype=np.float32).transpose(0, 2, 3, 1)
+    pixels = (pixels - pixels.min()) / max(float(pixels.max() - pixels.min()), 1e-12)
+    height, width = (1.3 * pixels.shape[1], 1.1 * pixels.shape[2])  # of a place, with a margin and room for the title
+    columns = min(len(pixels), 8)
+    rows = -(-len(pixels) // columns)
+    figure, (ax,) = _figure(1)
+    figure.set_size_inches(1.2 * columns, 1.2 * rows * height / width)
+    for number, (image, title) in enumerate(zip(pixels, titles, strict=True)):
+        left, top = (number % columns) * width, (number // columns) * height
+        place = (left, left + image.shape[1], top + image.shape[0], top)
+        ax.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1, extent=place)
+        ax.text(left + image.shape[1] / 2, top - 0.04 * height, _label(title), ha="center", fontsize=8)
+    ax.set(xlim=(0, columns * width), ylim=(rows * height, -0.2 * height))
+    ax.set_axis_off()
+    return figure
+
+
 def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> "Figure":
     """Counts of true (rows) against predicted (columns) classes, coloured by the share of the row.
 

@@ -15,6 +15,7 @@ from iolaus.callbacks.summary import summarize
 from iolaus.optim.groups import belongs
 from iolaus.rules import GROUP_KEYS
 
+MOST_IMAGES = 32
 MOST_STEPS = 20_000  # of a schedule that are tried
 
 
@@ -60,6 +61,17 @@ def draw_schedule(run: Run, folder: Path) -> list[Path]:
     return figures.save({"schedule": figures.schedule(*planned)}, folder / "figures") if planned else []
 
 
+def draw_inputs(run: Run, folder: Path) -> list[Path]:
+    """figures/inputs.png, the first training images, augmented as the training gets them."""
+    if run.data.input_kind != "image":
+        return []
+    images, target = next(iter(run.data.train_dataloader()))
+    labels = target.argmax(1) if target.ndim == 2 else target
+    names = run.data.class_names
+    titles = [names[int(i)] if names else str(int(i)) for i in labels[:MOST_IMAGES]]
+    return figures.save({"inputs": figures.image_grid(images[:MOST_IMAGES].cpu(), titles)}, folder / "figures")
+
+
 def preview(run: Run, folder: Path) -> str:
     """Describe a run that was built, and draw its network and its schedule.
 
@@ -71,7 +83,11 @@ def preview(run: Run, folder: Path) -> str:
     sample = torch.zeros(1, *run.data.input_shape, dtype=next(run.task.parameters()).dtype)
     table = summarize(run.task.model, sample)
     (folder / "model.txt").write_text(table, encoding="utf-8")
-    drawn = [*draw(run.task.model, sample.expand(2, *sample.shape[1:]), folder), *draw_schedule(run, folder)]
+    drawn = [
+        *draw(run.task.model, sample.expand(2, *sample.shape[1:]), folder),
+        *draw_schedule(run, folder),
+        *draw_inputs(run, folder),
+    ]
     rows = ", ".join(f"{name} {len(rows):,}" for name, rows in run.data.rows.items())
     steps = steps_per_epoch(run.data, run.config["trainer"])
     lines = [

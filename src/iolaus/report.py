@@ -29,7 +29,7 @@ from iolaus.checkpoint import PARTIAL
 from iolaus.divergence import Diverged
 from iolaus.errors import UserError
 from iolaus.init_from import take_weights
-from iolaus.preview import draw_schedule, preview
+from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
 
@@ -250,7 +250,11 @@ class Report:
         drawn = figures.draw(_plain(self.run.task.figures), self.run.data.class_names)
         if self.run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(self.run.history.rows, results["best_epoch"]), **drawn}
-        planned = draw_schedule(self.run, self.folder) if self.run.trainer.optimizers else []
+        planned = (
+            [*draw_schedule(self.run, self.folder), *draw_inputs(self.run, self.folder)]
+            if self.run.trainer.optimizers
+            else []
+        )
         return [*(figures.save(drawn, self.folder / "figures") if drawn else []), *planned]
 
     def _closing_words(self, results: dict[str, Any]) -> str:

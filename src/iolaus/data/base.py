@@ -2,7 +2,7 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.base import Augmentation
+from iolaus.augment.transforms import composed
 from iolaus.data.loader import AugmentedLoader, Key, Start, make_loader, resident
 from iolaus.data.order import SCALARS, row_dtype, split
 from iolaus.errors import UserError
@@ -37,6 +38,7 @@ class DataModule(pl.LightningDataModule, ABC):
         eval_batch_size: the same for validation and test; None: as many as 32 MiB of input hold.
         val_fraction: share of the data (those of official splits aside) that becomes the validation split.
         test_fraction: the same for the test split.
+        transforms: of every image when it is read, in order: a list as augment.transforms takes it, without random ones.
         standardize: whether inputs and real targets are standardised by the training split's mean and deviation.
         num_workers: processes that read data sets outside memory; None: as many as pay, by measuring.
         seed: of splits and order.
@@ -58,6 +60,7 @@ class DataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        transforms: Sequence[Any] = (),
         standardize: bool = True,
         num_workers: int | None = None,
         seed: int = 0,
@@ -74,6 +77,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.transforms = list(transforms)
         self.standardize = standardize
         self.num_workers = num_workers
         self.seed = seed
@@ -94,7 +98,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         if self.datasets:
             return
-        self.datasets = self.load()
+        self.datasets = self._transformed(self.load())
         lengths = {name: len(dataset) for name, dataset in self.datasets.items()}  # type: ignore[arg-type]
         self.rows = {name: torch.arange(n, dtype=row_dtype(n)) for name, n in lengths.items()}
         total = len(self.rows["train"])
@@ -103,6 +107,23 @@ class DataModule(pl.LightningDataModule, ABC):
                 self._cut(name, min(fraction * total / len(self.rows["train"]), 1.0), number)
         self.fit_splits()
         self._check()
+
+    def _transformed(self, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
+        """The data sets with their images transformed, at once where they are in memory; the shape becomes that of the result."""
+        if not self.transforms:
+            return datasets
+        try:
+            apply = composed(self.transforms, at_random=False)
+            done: dict[str, Dataset] = {
+                name: TensorDataset(torch.cat([apply(block) for block in d.tensors[0].split(BLOCK)]), *d.tensors[1:])
+                if isinstance(d, TensorDataset)
+                else Transformed(d, apply)
+                for name, d in datasets.items()
+            }
+            self.input_shape = tuple(done["train"][0][0].shape)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from None
+        return done
 
     def fit_splits(self) -> None:
         """Called once the splits are known: what must be learned from the training rows alone belongs here."""
@@ -254,6 +275,27 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def test_dataloader(self) -> Any:
         return self._loader("test", self._eval_batch_size("test"))
+
+
+class Transformed(Dataset):
+    """A data set outside memory whose images are transformed when they are asked for."""
+
+    def __init__(self, dataset: Dataset, apply: Callable[[torch.Tensor], torch.Tensor]):
+        self.dataset = dataset
+        self.apply = apply
+        self.targets = getattr(dataset, "targets", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
+        image, target = self.dataset[index]
+        return self.apply(image), target
+
+    def fingerprint(self) -> str:
+        """That of the data set."""
+        describe = getattr(self.dataset, "fingerprint", None)
+        return describe() if describe is not None else ""
 
 
 def _checksum(dataset: Dataset) -> int:

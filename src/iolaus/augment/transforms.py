@@ -1,0 +1,79 @@
+"""Transforms of torchvision as lists in YAML. https://pytorch.org/vision/stable/transforms.html."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from iolaus.augment.base import Augmentation, Batch
+from iolaus.errors import did_you_mean
+
+# Transforms that draw at random and whose name does not say so.
+AT_RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "ElasticTransform", "GaussianNoise", "RandAugment", "ScaleJitter"}
+AT_RANDOM |= {"TrivialAugmentWide", "JPEG"}
+
+
+class Transforms(Augmentation):
+    """Random transforms of torchvision, drawn anew for each image.
+
+    Args:
+        transforms: names of torchvision.transforms.v2 (`RandomHorizontalFlip`), or names with arguments (`RandomRotation: {degrees: 10}`).
+
+    Raises:
+        ValueError: for a name or an argument that torchvision does not have.
+    """
+
+    def __init__(self, transforms: list[Any]):
+        self.apply = composed(transforms)
+
+    def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
+        """One image after another: torchvision draws once a call."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return torch.stack([self.apply(image) for image in inputs]), target
+
+
+def composed(transforms: list[Any], at_random: bool = True) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The transforms of a list, one after another.
+
+    Args:
+        transforms: as Transforms takes them.
+        at_random: whether they may draw at random.
+
+    Raises:
+        ValueError: as Transforms does, and for random ones where they may not be.
+    """
+    from torchvision.transforms import v2
+
+    names = {
+        name for name in dir(v2) if inspect.isclass(getattr(v2, name)) and issubclass(getattr(v2, name), v2.Transform)
+    }
+    made = []
+    for number, description in enumerate(transforms):
+        where = f"transforms.{number}"
+        is_named = isinstance(description, dict) and len(description) == 1
+        if not isinstance(description, str) and not is_named:
+            raise ValueError(f"{where}: write NAME or NAME: {{ARGUMENT: VALUE}}; received {description!r}")
+        name, arguments = (description, {}) if isinstance(description, str) else next(iter(description.items()))
+        if name not in names - {"Transform"}:
+            raise ValueError(f"{where}: torchvision.transforms.v2 has no {name!r}{did_you_mean(name, names)}")
+        if not at_random and (name.startswith("Random") or name in AT_RANDOM):
+            raise ValueError(
+                f"{where}: {name} draws at random, which is for training batches alone: "
+                f"augment=[transforms] 'augment.transforms.transforms=[{name}]'"
+            )
+        known = inspect.signature(getattr(v2, name)).parameters
+        for key in (arguments or {}).keys() - known.keys():
+            raise ValueError(f"{where}.{name}: it has no argument {key!r}{did_you_mean(key, known)}")
+        try:
+            made.append(getattr(v2, name)(**_dtypes(arguments or {})))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {name}: {' '.join(str(error).split())[:200]}") from None
+    return v2.Compose(made)
+
+
+def _dtypes(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with dtypes, which YAML holds as text."""
+    return {k: getattr(torch, str(v), v) if k == "dtype" else v for k, v in arguments.items()}
