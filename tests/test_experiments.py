@@ -13,11 +13,27 @@ STATED = {
     "iris_logistic": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.9,
     "iris_mlp": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.93,
     "swa": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.96 and r["epochs"] == 300,
+    "small_cnn": lambda r: r["num_parameters"] == 1_199_882 and r["metrics"]["test"]["accuracy/test"] >= 0.96,
+    "parallel_cnn": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.95,
+}
+
+
+def accuracies(results):
+    return {r["choices"]["optim"]: r["metrics"]["test"]["accuracy/test"] for r in results}
+
+
+COMPARED = {
+    "losses": lambda results: len(results) == 5 and all(r["metrics"]["test"]["accuracy/test"] >= 0.93 for r in results),
+    "optimizers": lambda results: (
+        len(results) == 11
+        and min(accuracies(results)["adam"], accuracies(results)["rmsprop"]) >= 0.93
+        and accuracies(results)["adam"] > accuracies(results)["sgd"]
+    ),
 }
 
 
 def test_every_experiment_states_a_number():
-    assert STATED.keys() == set(options("experiment"))
+    assert STATED.keys() | COMPARED.keys() == set(options("experiment"))
 
 
 @pytest.mark.slow
@@ -32,3 +48,19 @@ def test_experiments(command, name):
         state = torch.load(outcome.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
         found = state["model.linear.weight"].item(), state["model.linear.bias"].item()
         assert found == pytest.approx(tuple(np.polyfit(X, Y, 1)), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPARED)
+def test_comparisons(command, name):
+    outcome = command("-m", f"experiment={name}", "output_dir=sweep")
+    assert outcome.code == 0, outcome.text
+    results = [json.loads(file.read_text()) for file in sorted(outcome.folder.parent.glob("*/results.json"))]
+    assert COMPARED[name](results), json.dumps(accuracies(results))
+
+
+def test_what_an_experiment_sweeps_over_is_checked_before_the_first_job(command):
+    outcome = command("-m", "experiment=losses", "data=diabetes")
+    assert outcome.code == 1
+    assert "loss=multiclass_hinge with data=diabetes: it wants class labels" in outcome.text
+    assert outcome.folder is None

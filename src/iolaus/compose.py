@@ -181,6 +181,10 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
     extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
     with initialize_config_dir(folder, version_base="1.3"):
         tasks, problems = set(), []
+        if arguments.multirun:
+            arguments = argparse.Namespace(
+                **vars(arguments) | {"overrides": _swept(arguments.overrides, Composer(name, extra))}
+            )
         for overrides in _jobs(arguments):
             try:
                 tasks.add(_settle_job(Composer(name, extra), overrides))
@@ -194,6 +198,18 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
         )
     task = tasks.pop() if tasks else None
     return [f"task={task}"] if task else []
+
+
+def _swept(overrides: list[str], composer: "Composer") -> list[str]:
+    """The overrides of a sweep, with those that a chosen experiment sweeps over."""
+    with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
+        chosen = [o for o in overrides if o.startswith("experiment=")]
+        params = composer(chosen, hydra=True).hydra.sweeper.get("params") or {}
+        return [
+            *(f"{k}={v}" for k, v in params.items() if not any(o.startswith(f"{k}=") for o in overrides)),
+            *overrides,
+        ]
+    return overrides
 
 
 def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
