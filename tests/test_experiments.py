@@ -7,9 +7,11 @@ import pytest
 import torch
 from conftest import options
 
+LEAST_SQUARES = 0.15386  # mean squared error of the least-squares line
 STATED = {
     "zero_function": lambda r: r["metrics"]["last"]["loss/train"] < 0.01,
     "line": lambda r: r["steps"] < 20,
+    "line_gradient_descent": lambda r: r["steps"] == 500 and r["metrics"]["last"]["mse/train"] < 1.1 * LEAST_SQUARES,
     "iris_logistic": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.9,
     "iris_mlp": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.93,
     "swa": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.96 and r["epochs"] == 300,
@@ -57,6 +59,25 @@ def test_comparisons(command, name):
     assert outcome.code == 0, outcome.text
     results = [json.loads(file.read_text()) for file in sorted(outcome.folder.parent.glob("*/results.json"))]
     assert COMPARED[name](results), json.dumps(accuracies(results))
+
+
+def test_gradient_descent_is_the_recursion_that_it_is(command):
+    """w <- w - 2 lr X^T (X w - y), 500 times from the run's first weights."""
+    from iolaus.data.line import X, Y
+
+    first = command("experiment=line_gradient_descent", "trainer.max_epochs=1", "optim.lr=1e-30", "output_dir=first")
+    whole = command("experiment=line_gradient_descent", "output_dir=whole")
+    line = []
+    for outcome in (first, whole):
+        assert outcome.code == 0, outcome.text
+        state = torch.load(outcome.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        line.append(np.array([state["model.linear.weight"].item(), state["model.linear.bias"].item()]))
+    inputs, targets = np.stack([X, np.ones(17)], 1), np.array(Y)
+    found = line[0]
+    for _ in range(500):
+        found = found - 2e-4 * inputs.T @ (inputs @ found - targets)
+    assert line[1] == pytest.approx(found, rel=1e-3)
+    assert np.mean((np.polyval(np.polyfit(X, Y, 1), X) - targets) ** 2) == pytest.approx(LEAST_SQUARES, rel=1e-3)
 
 
 def test_what_an_experiment_sweeps_over_is_checked_before_the_first_job(command):
