@@ -12,6 +12,7 @@ from iolaus.errors import ConfigError
 from iolaus.preflight import preflight
 
 DATA = ("breast_cancer", "diabetes", "digits", "iris", "line", "wine", "zero")  # which need no download
+FEW = ("diabetes", "digits")  # which the fast tests try; the others are of the same kinds
 MODELS = options("model")
 LOSSES = options("loss")
 TABLE = ROOT / "docs" / "combinations.md"
@@ -51,7 +52,7 @@ def trains(tmp_path, *overrides):
 
 
 @pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] if m in LARGE else []) for m in MODELS])
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", [pytest.param(d, marks=[] if d in FEW else [pytest.mark.slow]) for d in DATA])
 def test_models_and_data(model, data, tmp_path):
     why = reason(f"model={model}", f"data={data}", "objective.monitor=loss/train")
     accepted = composed(f"model={model}")["model"]["_accepts_"]["input_kind"]

@@ -61,6 +61,7 @@ def test_comparisons(command, name):
     assert COMPARED[name](results), json.dumps(accuracies(results))
 
 
+@pytest.mark.slow
 def test_gradient_descent_is_the_recursion_that_it_is(command):
     """w <- w - 2 lr X^T (X w - y), 500 times from the run's first weights."""
     from iolaus.data.line import X, Y

@@ -77,7 +77,11 @@ def test_info_tells_and_draws_and_trains_nothing(command):
     assert not (outcome.folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("model", [o for o in options("model") if o not in ("llama", "resnet34", "resnet50")])
+DRAWN = [o for o in options("model") if o not in ("llama", "resnet34", "resnet50")]
+FEW = ("mlp", "cnn", "lstm", "transformer")
+
+
+@pytest.mark.parametrize("model", [pytest.param(o, marks=[] if o in FEW else [pytest.mark.slow]) for o in DRAWN])
 def test_every_model_is_drawn_and_left_as_it_was(model, tmp_path):
     torch.manual_seed(0)
     config = composed(f"model={model}", "data=digits")

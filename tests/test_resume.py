@@ -115,6 +115,19 @@ SLOW = {
     "a recurrent network of two layers",
     "initialised",
     "muon",
+    "background",
+    "float64 and clipping",
+    "a step of the schedule a batch",
+    "max_steps",
+    "schedules in turn",
+    "SWA with its schedule",
+    "sparse gradients",
+    "dropout and mixup",
+    "EMA",
+    "stock loop",
+    "a data set outside memory",
+    "the best three",
+    "no validation split",
 }
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGURATIONS]
 

@@ -55,8 +55,13 @@ def a_step(settings):
     return task, before, loss, configured
 
 
+LARGE = ("resnet34", "resnet50", "torchvision")  # of the same class as resnet18
+
+
+@pytest.mark.parametrize(
+    "option", [pytest.param(o, marks=[pytest.mark.slow] if o in LARGE else []) for o in options("model")]
+)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("option", options("model"))
 def test_models(option, kind):
     """Shape, gradients, the same output after a round trip of the weights, no state between two calls."""
     config = composed(f"model={option}", KINDS[kind])

@@ -46,7 +46,7 @@ def test_kept_weights_give_the_same_for_grey_images():
     [
         (["name=resnet19"], "no classification network 'resnet19'; did you mean 'resnet18'"),
         (["pretrained=IMAGENET"], "has no weights 'IMAGENET'; there are: DEFAULT, IMAGENET1K_V1"),
-        (["name=vgg11", "small_images=true"], "for ResNets only; received name=vgg11"),
+        (["name=squeezenet1_1", "small_images=true"], "for ResNets only; received name=squeezenet1_1"),
     ],
 )
 def test_wrong_names(command, arguments, says):
