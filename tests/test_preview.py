@@ -81,6 +81,16 @@ DRAWN = [o for o in options("model") if o not in ("llama", "resnet34", "resnet50
 FEW = ("mlp", "cnn", "lstm", "transformer")
 
 
+def test_a_look_before_the_training_does_not_change_it(command):
+    frozen = "+optim._groups_.stem={match: layers.1, frozen: true}"
+    ends = []
+    for number, stages in enumerate(("[info,fit]", "[fit]")):
+        outcome = command(f"stages={stages}", frozen, "data=wine", "trainer.max_epochs=2", f"output_dir={number}")
+        assert outcome.code == 0, outcome.text
+        ends.append(torch.load(outcome.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
+
+
 @pytest.mark.parametrize("model", [pytest.param(o, marks=[] if o in FEW else [pytest.mark.slow]) for o in DRAWN])
 def test_every_model_is_drawn_and_left_as_it_was(model, tmp_path):
     torch.manual_seed(0)

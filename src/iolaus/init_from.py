@@ -33,10 +33,7 @@ def take_weights(model: nn.Module, source: Path, partial: bool) -> None:
     }
     own = model.state_dict()
     fitting = {name: value for name, value in saved.items() if name in own and own[name].shape == value.shape}
-    others = sorted(
-        own.keys() | saved.keys() - fitting.keys(), key=list(own).index if saved.keys() <= own.keys() else str
-    )
-    others = [name for name in others if name not in fitting]
+    others = [name for name in {**own, **saved} if name not in fitting]
     told = [f"{name} ({_shape(saved.get(name))} there, {_shape(own.get(name))} here)" for name in others]
     if not fitting:
         raise UserError(f"init_from: no weight of {file} fits this model; the first: {'; '.join(told[:2])}")

@@ -250,11 +250,9 @@ class Report:
         drawn = figures.draw(_plain(self.run.task.figures), self.run.data.class_names)
         if self.run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(self.run.history.rows, results["best_epoch"]), **drawn}
-        planned = (
-            [*draw_schedule(self.run, self.folder), *draw_inputs(self.run, self.folder)]
-            if self.run.trainer.optimizers
-            else []
-        )
+        planned: list[Path] = []
+        if self.run.trainer.optimizers and results["status"] == "completed":
+            planned = [*draw_schedule(self.run, self.folder), *draw_inputs(self.run, self.folder)]
         return [*(figures.save(drawn, self.folder / "figures") if drawn else []), *planned]
 
     def _closing_words(self, results: dict[str, Any]) -> str:

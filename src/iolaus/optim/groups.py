@@ -27,10 +27,12 @@ def parameter_groups(
     rest: list[nn.Parameter] = []
     names = []
     for name, parameter in parameters:
+        group = next((key for key, rule in groups.items() if belongs(name, parameter, rule)), None)
         if not parameter.requires_grad:
+            if group is not None and groups[group].get("frozen"):  # as an earlier call left it
+                members[group].append(parameter)
             continue
         names.append(name)
-        group = next((key for key, rule in groups.items() if belongs(name, parameter, rule)), None)
         (rest if group is None else members[group]).append(parameter)
     found = [{"params": rest, "name": "rest"}] if rest else []
     for key, rule in groups.items():
