@@ -124,6 +124,7 @@ SLOW = {
     "sparse gradients",
     "dropout and mixup",
     "EMA",
+    "batch norm",
     "stock loop",
     "a data set outside memory",
     "the best three",

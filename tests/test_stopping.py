@@ -387,6 +387,7 @@ def test_a_complete_run_can_be_trained_on(tmp_path):
     assert results(tmp_path / "run")["overrides"][-1] == "trainer.max_epochs=9"
 
 
+@pytest.mark.slow
 def test_a_run_by_steps_can_be_trained_on(tmp_path):
     """Also from the last step of an epoch, where a loader that remembers its place would give an empty one."""
     for steps in (16, 19):

@@ -93,7 +93,12 @@ def test_tensorboard_scalars(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["model=cnn", "trainer.max_epochs=1"], ["data=diabetes", "model.dropout=0.3"]]
+    "arguments",
+    [
+        ["data=diabetes", "model.dropout=0.3"],
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param(["model=cnn", "trainer.max_epochs=1"], marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_command_twice_gives_the_same_bits(command, arguments):
     short = ["trainer.max_epochs=2", *arguments]
