@@ -16,10 +16,11 @@ OPTIONS = sorted(CONF.rglob("*.yaml"))
 LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment", "init"}
 # Lower numbers may not import higher ones.
 LAYERS = {
-    **dict.fromkeys(["errors", "random_state", "signals", "slurm"], 0),
+    **dict.fromkeys(["errors", "exhibits", "random_state", "signals", "slurm"], 0),
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence"], 1),
     "init_from": 4,
     "preview": 5.5,
+    "show": 4.5,
     "consistency": 2,
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "logger"], 3),
@@ -38,6 +39,7 @@ SUPPORT = {
     "augment/base",
     "data/base",
     "data/loader",
+    "data/memory",
     "data/order",
     "data/sniff",
     "task/base",

@@ -81,7 +81,7 @@ def build(config: DictConfig) -> Run:
     if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
         schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
-    data.augmentations = [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
+    data.augmentations += [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
     task = build_task(settings)
     if data.standardize:
         task.fit_statistics(data.statistics())

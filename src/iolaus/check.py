@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iolaus.consistency import inconsistencies
+from iolaus.consistency import inconsistencies, misfits
 from iolaus.errors import ConfigError, did_you_mean
 from iolaus.rules import (
     CHOICES,
@@ -53,6 +53,9 @@ def check(config: DictConfig, choices: dict[str, Any] | None = None, folders: Se
         except OmegaConfBaseException as error:
             if problems := list(_nodes(raw, raw, "", allowed(raw.get("allow")))):
                 raise ConfigError(problems) from None  # a value of another type than the interpolation expects
+            # a part that reads a fact which these data do not have: told by what it wants, where it says so
+            if problems := list(misfits(raw, choices or {}, folders)):
+                raise ConfigError(problems) from None
             key = error.full_key or "configuration"
             raise ConfigError([f"{key}: {str(error).splitlines()[0]}"]) from None
         problems = [

@@ -24,7 +24,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
         choices: which option was chosen for each group, for messages in the user's words.
         folders: the folders that hold the options, for suggestions.
     """
-    yield from _facts(config, choices, folders)
+    yield from misfits(config, choices, folders)
     yield from _objective(config)
     yield from _combinations(config)
     yield from _averaging(config)
@@ -39,14 +39,14 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
         yield from _source(config)
 
 
-def _facts(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
+def misfits(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
     """Parts that cannot work with this kind of data, with options that can."""
     data = config["data"]
     source = f"data={choices['data']}" if "data" in choices else "this data set"
     for group in sorted(GROUPS):
         for node in _parts(config.get(group)):
             for fact, kinds in (node.get("_accepts_") or {}).items():
-                if data.get(fact) is None or data[fact] in kinds:
+                if data.get(fact) is None or data[fact] in kinds or "${" in str(data[fact]):
                     continue
                 choice = choices.get(group)
                 name = f"{group}={choice}" if isinstance(choice, str) else f"{group} {node['_target_'].split('.')[-1]}"

@@ -1,10 +1,13 @@
 """Pictures of a run: learning curves, and what the test's metrics have to show."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from iolaus.exhibits import Animation, Curves, Heatmap, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,6 +161,88 @@ def scatter(target: Any, preds: Any) -> "Figure":
         ax.grid(alpha=0.3)
         ax.legend()
     return figure
+
+
+def drawn(exhibit: Curves | Heatmap | Points) -> "Figure":
+    """A task's exhibit as a figure."""
+    match exhibit:
+        case Curves():
+            return _curves(exhibit)
+        case Heatmap():
+            return _heatmap(exhibit)
+    figure, (ax,) = _figure(1, side=6)
+    _points(ax, exhibit.xy, exhibit.names, exhibit.labels)
+    ax.set(title=exhibit.title, aspect="equal")
+    return figure
+
+
+def _curves(exhibit: Curves) -> "Figure":
+    figure, (ax,) = _figure(1, side=4.5)
+    for name, values in exhibit.curves.items():
+        ax.plot(np.asarray(exhibit.x), np.asarray(values), label=name)
+    ax.set(title=exhibit.title, xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
+    ax.grid(alpha=0.3)
+    if len(exhibit.curves) > 1:
+        ax.legend()
+    return figure
+
+
+def _heatmap(exhibit: Heatmap) -> "Figure":
+    values = np.asarray(exhibit.values)
+    figure, (ax,) = _figure(1, side=5)
+    if exhibit.extent is not None:
+        figure.set_size_inches(9, 3.6)
+    origin: Literal["upper", "lower"] = "lower" if exhibit.origin == "lower" else "upper"
+    picture = ax.imshow(values, aspect="auto", cmap="viridis", extent=exhibit.extent, origin=origin)
+    if (columns := exhibit.ticks[0]) is not None:
+        slanted = max(map(len, columns), default=0) > 3
+        ax.set_xticks(range(len(columns)), [_label(c) for c in columns], rotation=60 if slanted else 0)
+    if (rows := exhibit.ticks[1]) is not None:
+        ax.set_yticks(range(len(rows)), [_label(r) for r in rows])
+    figure.colorbar(picture, ax=ax, fraction=0.046)
+    ax.set(title=exhibit.title.replace("$", r"\$"), xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
+    return figure
+
+
+def _points(ax: "Axes", xy: Any, names: Sequence[str] | None, labels: Any) -> None:
+    """Points by kind where there are labels, else with their names beside them."""
+    xy = np.asarray(xy)
+    if labels is None:
+        ax.scatter(xy[:, 0], xy[:, 1], s=14)
+        for name, (x, y) in zip(names or [], xy, strict=False):
+            ax.annotate(_label(name), (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7)
+        return
+    for kind in np.unique(np.asarray(labels)):
+        of_kind = np.asarray(labels) == kind
+        ax.scatter(xy[of_kind, 0], xy[of_kind, 1], s=14, label=_label(names[kind]) if names else str(kind))
+    ax.legend(fontsize=7)
+
+
+def animation(exhibit: Animation) -> bytes:
+    """Points as they moved, a GIF of a frame each; its axes hold all frames."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    frames = np.asarray(exhibit.frames)
+    low, high = frames.min((0, 1)), frames.max((0, 1))
+    middle, half = (low + high) / 2, 0.55 * float((high - low).max() or 1.0)
+    pictures = []
+    for xy, title in zip(frames, exhibit.titles, strict=True):
+        figure, (ax,) = _figure(1, side=5)
+        _points(ax, xy, exhibit.names, exhibit.labels)
+        ax.set(
+            title=title,
+            aspect="equal",
+            xlim=(middle[0] - half, middle[0] + half),
+            ylim=(middle[1] - half, middle[1] + half),
+        )
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("P", palette=Image.Palette.ADAPTIVE))
+    stream = io.BytesIO()
+    times = [120] * (len(pictures) - 1) + [1500]  # ms; the last one stays
+    pictures[0].save(stream, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    return stream.getvalue()
 
 
 def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str, "Figure"]:

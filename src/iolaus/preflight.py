@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from iolaus.build import Run
 from iolaus.errors import UserError
@@ -32,7 +33,7 @@ def preflight(run: Run) -> None:
     task.train()
     try:
         with torch.random.fork_rng():
-            run.trainer.prepare(task, batch[0])
+            run.trainer.prepare(task, *batch[:-1])
             _try(run, [part.to(task.device) for part in batch])
     finally:
         task.zero_grad(set_to_none=True)
@@ -73,14 +74,17 @@ def _check_batches(run: Run, batches: int) -> None:
 
 
 def _try(run: Run, batch: list[Any]) -> None:
-    inputs, target = batch[0], batch[-1]
+    *others, target = batch
+    inputs = others[0]
     if inputs.is_floating_point() and not inputs.isfinite().all():
         raise UserError("data: an input of the first batch is NaN or infinite")
     model = run.config["model"]["_target_"].rpartition(".")[2]
     with _told(f"model: {model} cannot take a batch of the data, inputs {list(inputs.shape)}"):
-        output = run.task(inputs)
+        output = run.task(*others)
     _check_output(run, model, output, target)
-    with _told(f"loss: it cannot take outputs {list(output.shape)} and targets {list(target.shape)} {target.dtype}"):
+    shapes = [list(part.shape) for part in tree_leaves(output)]
+    shown = shapes[0] if len(shapes) == 1 else shapes
+    with _told(f"loss: it cannot take outputs {shown} and targets {list(target.shape)} {target.dtype}"):
         loss, output, target = run.task.step(batch)
     if loss.ndim != 0:
         raise UserError(f"loss.reduction: the loss must be one number; received shape {list(loss.shape)}")
@@ -95,8 +99,8 @@ def _try(run: Run, batch: list[Any]) -> None:
         grad = parameter.grad
         if grad is not None and not (grad.coalesce().values() if grad.is_sparse else grad).isfinite().all():
             raise UserError(f"model: the gradient of {name} is not finite on the first batch")
-    with _told(f"metrics: they cannot take outputs {list(output.shape)} and targets {list(target.shape)}"):
-        run.task.train_scores.add(loss, output, target)
+    with _told(f"metrics: they cannot take outputs {shown} and targets {list(target.shape)}"):
+        run.task.train_scores.add(loss, output, target, run.task.size(target))
         run.task.train_scores.compute()
 
 

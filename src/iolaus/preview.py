@@ -79,12 +79,10 @@ def preview(run: Run, folder: Path) -> str:
         run: whose weights, modes and random state are left as they are.
         folder: for model.txt, graph.svg and figures/schedule.png.
     """
-    assert run.data.input_shape is not None
-    sample = torch.zeros(1, *run.data.input_shape, dtype=next(run.task.parameters()).dtype)
-    table = summarize(run.task.model, sample)
+    table = summarize(run.task.model, *run.task.example(1))
     (folder / "model.txt").write_text(table, encoding="utf-8")
     drawn = [
-        *draw(run.task.model, sample.expand(2, *sample.shape[1:]), folder),
+        *draw(run.task.model, run.task.example(2), folder),
         *draw_schedule(run, folder),
         *draw_inputs(run, folder),
     ]

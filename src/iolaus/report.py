@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+import torch
 import yaml
 from omegaconf import DictConfig
 
-from iolaus import figures, slurm
+from iolaus import figures, show, slurm
 from iolaus.build import Run, build
 from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
@@ -28,7 +29,9 @@ from iolaus.check import plain
 from iolaus.checkpoint import PARTIAL
 from iolaus.divergence import Diverged
 from iolaus.errors import UserError
+from iolaus.exhibits import Exhibit
 from iolaus.init_from import take_weights
+from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
@@ -58,6 +61,7 @@ class Report:
         self.run: Run | None = None
         self.fit_seconds = 0.0
         self.tested: str | None = None  # which weights were tested
+        self._exhibits: dict[str, Exhibit] = {}
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
 
@@ -164,6 +168,10 @@ class Report:
         self.tested = os.path.relpath(best, self.folder) if best else "the last weights (no checkpoint was kept)"
         self.run.trainer.test(self.run.task, datamodule=self.run.data, ckpt_path=best, verbose=False, weights_only=True)
 
+        task = self.run.task
+        task.eval()
+        with torch.no_grad(), torch.random.fork_rng():
+            self._exhibits = task.show(self.run.data)
         for name, value in self.run.history.test.items():
             if name.startswith("loss/") and not math.isfinite(value):
                 log.warning("%s: is %s; look for extreme values in the test split", name, value)
@@ -179,8 +187,8 @@ class Report:
         results = self._results(status, error)
         if not self.config.trainer.fast_dev_run:
             self._write_results(status, error)
-            drawn = [] if stopped else self._draw(results)  # whoever stops a run does not wait for pictures
-            write_text(self.folder / "report.md", _markdown(results, drawn, self._settings()))
+            shown = [] if stopped else self._draw(results)  # whoever stops a run does not wait for pictures
+            write_text(self.folder / "report.md", _markdown(results, shown, self._settings()))
         if status != "failed":
             log.info("%s", self._closing_words(results))
         if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
@@ -244,16 +252,27 @@ class Report:
             "error": _told(error),
         }
 
-    def _draw(self, results: dict[str, Any]) -> list[Path]:
-        if self.run is None:
+    def _draw(self, results: dict[str, Any]) -> list[str]:
+        """Draw all that there is to see, in the folder and in TensorBoard; the report's lines that show it."""
+        run = self.run
+        if run is None:
             return []
-        drawn = figures.draw(_plain(self.run.task.figures), self.run.data.class_names)
-        if self.run.history.rows:
-            drawn = {"learning_curves": figures.learning_curves(self.run.history.rows, results["best_epoch"]), **drawn}
-        planned: list[Path] = []
-        if self.run.trainer.optimizers and results["status"] == "completed":
-            planned = [*draw_schedule(self.run, self.folder), *draw_inputs(self.run, self.folder)]
-        return [*(figures.save(drawn, self.folder / "figures") if drawn else []), *planned]
+        drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
+        if run.history.rows:
+            drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
+        boards = [logger for logger in run.trainer.loggers if isinstance(logger, TensorBoard)]
+        lines = [
+            line
+            for name, figure in drawn.items()
+            for line in show.figure(name, figure, self.folder, boards, results["steps"])
+        ]
+        lines += show.show(self._exhibits, self.folder, boards, results["steps"])
+        if run.trainer.optimizers and results["status"] == "completed":
+            for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
+                lines += ["", f"![{path.stem}](figures/{path.name})"]
+        for board in boards:
+            board.save()
+        return lines
 
     def _closing_words(self, results: dict[str, Any]) -> str:
         """The table, the folder and the commands to go on with."""
@@ -400,7 +419,7 @@ def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
     return "\n".join([title, *(line.rstrip() for line in text.getvalue().splitlines())])
 
 
-def _markdown(results: dict[str, Any], drawn: list[Path], settings: str) -> str:
+def _markdown(results: dict[str, Any], shown: list[str], settings: str) -> str:
     columns = _columns(results)
     lines = [f"# {results['name']}", "", f"`{results['command']}`", "", f"Status: {results['status']}."]
     if results["error"]:
@@ -415,10 +434,8 @@ def _markdown(results: dict[str, Any], drawn: list[Path], settings: str) -> str:
     elif results["epochs"]:
         lines += ["", f"{objective['monitor']} was never logged; the table shows the last epoch."]
     if columns:
-        lines += ["", "| metric | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-        lines += ["| " + " | ".join(row) + " |" for row in metrics_table(columns)]
-    for path in drawn:
-        lines += ["", f"![{path.stem.replace('_', ' ')}](figures/{path.name})"]
+        lines += ["", *show.markdown(["metric", *columns], metrics_table(columns))]
+    lines += shown
     seconds = results["seconds"]
     lines += [
         "",

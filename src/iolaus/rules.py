@@ -56,6 +56,7 @@ RANGES = {
     "alpha": "(0, inf)",
     "batch_size": "[1, inf)",
     "betas": "[0, 1)",
+    "beam_width": "[1, inf)",
     "channels": "[1, inf)",
     "check_val_every_n_epoch": "[1, inf)",
     "dampening": "[0, 1]",
@@ -91,12 +92,17 @@ RANGES = {
     "padding": "[0, inf)",
     "patience": "[0, inf)",
     "probability": "[0, 1]",
+    "sample_length": "[1, inf)",
     "seed": "[0, 4294967295]",
     "size": "[1, inf)",
     "start": "[0, inf)",
     "step_size": "[1, inf)",
+    "temperature": "[0, inf)",
     "test_fraction": "[0, 1)",
+    "top_k": "[1, inf)",
+    "top_p": "(0, 1]",
     "val_fraction": "[0, 1)",
+    "vocab_size": "[2, inf)",
     "retries": "[0, inf)",
     "update_bn_batches": "[0, inf)",
     "validation_grace_s": "[0, inf)",
@@ -118,8 +124,24 @@ CHOICES: dict[str, tuple[object, ...]] = {
 
 KINDS: dict[str, dict[object, str]] = {
     "standardize": {False: "targets as they are (data.standardize=false)", True: "standardised targets"},
-    "target_kind": {"class": "class labels", "real": "real-valued targets"},
-    "input_kind": {"image": "images", "table": "rows of numbers", "tokens": "tokens"},
+    "target_kind": {
+        "class": "class labels",
+        "real": "real-valued targets",
+        "tokens": "the tokens that follow",
+        "sentence": "sentences",
+        "transcript": "transcripts",
+        "click": "clicks",
+        "distance": "distances",
+    },
+    "input_kind": {
+        "image": "images",
+        "table": "rows of numbers",
+        "tokens": "tokens",
+        "sentence": "sentences",
+        "audio": "sounds",
+        "user_item": "users and items",
+        "point_pair": "pairs of points",
+    },
 }
 
 

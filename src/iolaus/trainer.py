@@ -44,7 +44,7 @@ class Trainer(pl.Trainer):
             stock = self.fit_loop.epoch_loop
             self.fit_loop.epoch_loop = FastEpochLoop(self, min_steps=stock.min_steps, max_steps=stock.max_steps)
 
-    def prepare(self, task: pl.LightningModule, inputs: torch.Tensor) -> None:
+    def prepare(self, task: pl.LightningModule, *inputs: torch.Tensor) -> None:
         """Lay out and compile a task's model, in place, so that its weights keep their names.
 
         Args:
@@ -59,7 +59,7 @@ class Trainer(pl.Trainer):
         model: torch.nn.Module = task.to(device).model  # type: ignore[assignment]
         model.compile(mode=self.compile_mode)
         try:
-            task(inputs.to(device))
+            task(*(part.to(device) for part in inputs))
         except Exception as error:  # whatever the compiler trips over: no C++ compiler, a backend's own errors
             model._compiled_call_impl = None
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

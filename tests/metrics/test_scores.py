@@ -17,22 +17,22 @@ def test_any_flushing_gives_the_same(monkeypatch, most):
     monkeypatch.setattr(module, "MOST_ELEMENTS", most)
     torch.manual_seed(0)
     outputs, targets = torch.randn(50, 4), torch.arange(50) % 4
-    scores = Scores({"accuracy": MulticlassAccuracy(4, average="micro")}, lambda o: o.softmax(-1))
+    scores = Scores({"accuracy": MulticlassAccuracy(4, average="micro")}, lambda o, t: (o.softmax(-1), t, {}))
     for output, target in zip(outputs.split(8), targets.split(8), strict=True):
-        scores.add(torch.nn.functional.cross_entropy(output, target), output, target)
+        scores.add(torch.nn.functional.cross_entropy(output, target), output, target, len(target))
     values = scores.compute()
     torch.testing.assert_close(values["loss"], torch.nn.functional.cross_entropy(outputs, targets))
     assert values["accuracy"] == (outputs.argmax(1) == targets).float().mean()
     scores.reset()
-    scores.add(torch.tensor(2.0), outputs[:8], targets[:8])
+    scores.add(torch.tensor(2.0), outputs[:8], targets[:8], 8)
     assert scores.compute()["loss"] == 2
 
 
 def test_a_last_batch_of_one_is_enough_for_r2():
-    scores = Scores({"r2": R2Score()}, lambda o: o)
+    scores = Scores({"r2": R2Score()}, lambda o, t: (o, t, {}))
     for size in (4, 1):
         target = torch.randn(size, 1)
-        scores.add(torch.tensor(0.0), target, target)
+        scores.add(torch.tensor(0.0), target, target, size)
     assert scores.compute()["r2"] == 1
 
 

@@ -8,7 +8,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Augmentation(ABC):
-    """Changes a training batch; the same batch and generator state give the same result.
+    """Changes a training batch; the same batch and generator state give the same result. A data set of several inputs hands them all over.
 
     Shape:
         inputs: (B, C, H, W), bytes or floats, on any device; target: (B,) or (B, T).

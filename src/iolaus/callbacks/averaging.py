@@ -118,7 +118,7 @@ def _update_batch_norms(trainer: pl.Trainer, task: pl.LightningModule, batches: 
         for number, batch in enumerate(trainer.datamodule.train_dataloader()):  # type: ignore[attr-defined]
             if number == batches:
                 break
-            task(trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[0])
+            task(*trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:-1])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, mode in modes.items():

@@ -4,7 +4,7 @@ import logging
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,29 +29,26 @@ class Graph(pl.Callback):
 
     Args:
         output_dir: the run's folder.
-        input_shape: shape of one input.
         depth: levels of nested modules that are drawn.
     """
 
-    def __init__(self, output_dir: str, input_shape: Sequence[int], depth: int = 3):
+    def __init__(self, output_dir: str, depth: int = 3):
         self.output_dir = output_dir
-        self.input_shape = list(input_shape)
         self.depth = depth
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        dtype = next((p.dtype for p in pl_module.parameters()), None)
-        sample = torch.zeros(2, *self.input_shape, device=pl_module.device, dtype=dtype)
+        inputs = pl_module.example(2)  # type: ignore[operator]
         model: nn.Module = pl_module.model  # type: ignore[assignment]
-        draw(model, sample, Path(self.output_dir), self.depth)
+        draw(model, inputs, Path(self.output_dir), self.depth)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 with undisturbed(model, "TensorBoard's graph"), _jit_is_scripting():
-                    logger.experiment.add_graph(model, sample, use_strict_trace=False)
+                    logger.experiment.add_graph(model, inputs, use_strict_trace=False)
 
 
-def draw(model: nn.Module, sample: torch.Tensor, folder: Path, depth: int = 3) -> list[Path]:
+def draw(model: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path, depth: int = 3) -> list[Path]:
     """Draw a network as graph.dot, and as graph.svg where the program `dot` is there.
 
     Returns:
@@ -64,7 +61,9 @@ def draw(model: nn.Module, sample: torch.Tensor, folder: Path, depth: int = 3) -
         return []
     written: list[Path] = []
     with undisturbed(model, "graph.svg"):
-        drawn = draw_graph(model, input_data=sample, depth=depth, device=sample.device, mode="eval", expand_nested=True)
+        drawn = draw_graph(
+            model, input_data=inputs, depth=depth, device=inputs[0].device, mode="eval", expand_nested=True
+        )
         (folder / "graph.dot").write_text(drawn.visual_graph.source, encoding="utf-8")
         written.append(folder / "graph.dot")
         if shutil.which("dot"):

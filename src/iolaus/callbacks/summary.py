@@ -1,6 +1,5 @@
 """A table of layers, output shapes, parameters and sizes, before training."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,26 @@ class Summary(pl.Callback):
 
     Args:
         output_dir: the run's folder.
-        input_shape: shape of one input.
     """
 
-    def __init__(self, output_dir: str, input_shape: Sequence[int]):
+    def __init__(self, output_dir: str):
         self.output_dir = output_dir
-        self.input_shape = list(input_shape)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            dtype = next((p.dtype for p in pl_module.parameters()), None)
-            sample = torch.zeros(1, *self.input_shape, device=pl_module.device, dtype=dtype)
-            text = summarize(pl_module.model, sample)  # type: ignore[arg-type]
+            text = summarize(pl_module.model, *pl_module.example(1))  # type: ignore[arg-type, operator]
             Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
 
 
 @torch.no_grad()
-def summarize(model: nn.Module, sample: torch.Tensor) -> str:
+def summarize(model: nn.Module, *inputs: torch.Tensor) -> str:
     """The table as text. Sizes count float32 values; forward/backward counts each layer's output twice.
 
     The model is left as it was: run in evaluation mode with the random state kept.
 
     Args:
         model: any module.
-        sample: an input with a batch of one.
+        inputs: what it takes, with a batch of one.
     """
     rows: list[tuple[str, str, int, int]] = []
     names = {module: name for name, module in model.named_modules()}
@@ -57,7 +52,7 @@ def summarize(model: nn.Module, sample: torch.Tensor) -> str:
     try:
         with torch.random.fork_rng():
             model.eval()
-            model(sample)
+            model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -75,7 +70,7 @@ def summarize(model: nn.Module, sample: torch.Tensor) -> str:
     lines += [
         lines[1],
         f"parameters: {total:,} ({trainable:,} trainable)",
-        f"input size: {sample.numel() * 4 / MB:.2f} MB",
+        f"input size: {sum(i.numel() for i in inputs) * 4 / MB:.2f} MB",
         f"forward/backward pass size: {2 * 4 * sum(r[3] for r in rows) / MB:.2f} MB",
         f"parameters size: {total * 4 / MB:.2f} MB",
     ]

@@ -2,16 +2,17 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from iolaus.augment.base import Augmentation
 from iolaus.augment.transforms import composed
-from iolaus.data.loader import AugmentedLoader, Key, Start, make_loader, resident
+from iolaus.data.loader import AugmentedLoader, Batch, Key, Start, make_loader, resident
+from iolaus.data.memory import parts
 from iolaus.data.order import SCALARS, row_dtype, split
 from iolaus.errors import UserError
 
@@ -24,16 +25,18 @@ STATISTICS_ROWS = 2_048  # of a data set outside memory that mean and deviation 
 class DataModule(pl.LightningDataModule, ABC):
     """A data set in three splits. A subclass implements `load`; the rest follows.
 
-    A split that `load` does not return is cut from the training data by the seed, of each class its share.
+    A split that `load` does not return is cut from the training data by the seed, of each class its share. A batch is the inputs, one or
+    several, and the target.
 
     Args:
-        input_kind: image or table; a model says which it can take.
-        input_shape: shape of one input; None: `load` sets it.
-        target_kind: class or real.
+        input_kind: image, table, tokens, ...; a model says which it can take.
+        input_shape: shape of one input; None: `load` sets it, or inputs differ in length.
+        target_kind: class, real, tokens, ...; a loss says which it can take.
         num_classes: number of classes; None for real targets, or where `load` sets it.
         class_names: a name for each class; `load` may set them.
         class_weights: of each class, for losses that weigh them; None: in inverse proportion to the training split's numbers, 1 on average.
         num_targets: how many real numbers a target is.
+        vocab_size: number of tokens; None for other inputs, or where `load` sets it.
         batch_size: samples in a batch of a device.
         eval_batch_size: the same for validation and test; None: as many as 32 MiB of input hold.
         val_fraction: share of the data (those of official splits aside) that becomes the validation split.
@@ -56,6 +59,7 @@ class DataModule(pl.LightningDataModule, ABC):
         class_names: Sequence[str] | None = None,
         class_weights: Sequence[float] | None = None,
         num_targets: int = 1,
+        vocab_size: int | None = None,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         val_fraction: float = 0.1,
@@ -73,6 +77,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.class_names = list(class_names) if class_names is not None else None
         self.class_weights = list(class_weights) if class_weights is not None else None
         self.num_targets = num_targets
+        self.vocab_size = vocab_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
@@ -81,7 +86,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.standardize = standardize
         self.num_workers = num_workers
         self.seed = seed
-        self.augmentations: list[Augmentation] = []  # of training batches; build sets them
+        self.augmentations: list[Callable[..., Batch]] = []  # of training batches; build adds the chosen ones
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
         self._fingerprint: dict[str, Any] | None = None
@@ -90,7 +95,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def load(self) -> dict[str, Dataset]:
         """Read the data: at least the split `train`, and `val` and `test` where the data set has its own.
 
-        A TensorDataset (inputs, targets) stays in memory and is the fast way; any other Dataset goes through torch's
+        A TensorDataset (inputs, targets) or another InMemory stays in memory and is the fast way; any other Dataset goes through torch's
         DataLoader, and may have `targets`, a tensor of all its labels, for stratified splits. Inputs are (N, *input_shape), of
         any dtype; targets are (N,) int64 classes or (N, num_targets) float32.
         """
@@ -197,9 +202,9 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
 
     def facts(self) -> dict[str, Any]:
-        """What only the file knew and settings may ask for: input_shape, num_classes, class_names, class_weights."""
+        """What only the file knew and settings may ask for: input_shape, num_classes, class_names, class_weights, vocab_size."""
         shape = list(self.input_shape) if self.input_shape is not None else None
-        names = {"num_classes": self.num_classes, "class_names": self.class_names}
+        names = {"num_classes": self.num_classes, "class_names": self.class_names, "vocab_size": self.vocab_size}
         return {"input_shape": shape, **names, "class_weights": self.class_weights or self._balancing_weights()}
 
     def _balancing_weights(self) -> list[float] | None:
@@ -226,6 +231,16 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.target_kind == "real":
             found["target"] = _mean_and_deviation(targets, rows, per_channel=False)
         return found
+
+    def new_items(self, source: Path | str) -> Iterator[Any]:
+        """What a file, or a text given in its place, holds to predict for: items as the task's `predict` takes them, one by one.
+
+        Nothing but the settings and what `load_state_dict` brought back is known then: the training data need not be there.
+
+        Raises:
+            UserError: for a source that is not what these data are made of.
+        """
+        raise UserError(f"predict: {type(self).__name__} does not read new files")
 
     def fingerprint(self) -> dict[str, Any]:
         """What the data are: rows of each split and a checksum of their content.
@@ -300,12 +315,12 @@ class Transformed(Dataset):
 
 def _checksum(dataset: Dataset) -> int:
     """CRC-32 of a data set's content: of the bytes of tensors, or of what the data set says of itself."""
-    if not isinstance(dataset, TensorDataset):
-        describe = getattr(dataset, "fingerprint", None)
+    describe, held = getattr(dataset, "fingerprint", None), parts(dataset)
+    if held is None or describe is not None:
         return zlib.crc32(describe().encode()) if describe is not None else 0
     value = 0
-    for tensor in dataset.tensors:
-        for block in tensor.split(BLOCK):
+    for tensor in held:
+        for block in tensor.split(BLOCK if tensor.ndim > 1 else SCALARS):
             value = zlib.crc32(block.cpu().contiguous().numpy().data, value)
     return value
 

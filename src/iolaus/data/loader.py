@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from iolaus import random_state
-from iolaus.augment.base import Augmentation, Batch
-from iolaus.data.order import mix, permutation
+from iolaus.data.memory import moved_to, parts, take
+from iolaus.data.order import bucketed, mix, permutation
 from iolaus.errors import UserError
 
+Batch = tuple[torch.Tensor, ...]  # inputs, one or several, and the target
 Key = Callable[[], tuple[int, ...]]  # read when an epoch begins
 Start = Callable[[], int]  # the batch that an epoch begins with, read then too: not 0 when a run is resumed inside it
 
@@ -25,10 +26,10 @@ MOST_WORKERS = 8
 
 
 class TensorLoader:
-    """Batches of tensors in memory: no per-sample Python, each batch one `index_select`.
+    """Batches of a data set in memory: no per-sample Python, each batch taken at once.
 
     Args:
-        dataset: the tensors; its rows are samples.
+        dataset: a TensorDataset, or an InMemory; its rows are samples.
         rows: the rows of this split, (n,) whole numbers.
         batch_size: samples in a batch; the last one may be smaller.
         key: what the order depends on; None keeps the rows' own order.
@@ -37,7 +38,7 @@ class TensorLoader:
 
     def __init__(
         self,
-        dataset: TensorDataset,
+        dataset: Dataset,
         rows: torch.Tensor,
         batch_size: int,
         key: Key | None = None,
@@ -53,15 +54,22 @@ class TensorLoader:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        tensors = self.dataset.tensors
-        rows = _ordered(self.rows, self.key() if self.key else (), self.start() * self.batch_size)
-        for batch in rows.to(tensors[0].device).split(self.batch_size):
-            yield tuple(tensor.index_select(0, batch) for tensor in tensors)
+        held = parts(self.dataset)
+        assert held is not None
+        key = self.key() if self.key else ()
+        rows = _ordered(self.rows, key, self.start(), self.batch_size, getattr(self.dataset, "lengths", None))
+        for batch in rows.to(held[0].device).split(self.batch_size):
+            yield take(self.dataset, batch)
 
 
-def _ordered(rows: torch.Tensor, key: tuple[int, ...], first: int) -> torch.Tensor:
-    """The rows in the order that a key gives, their own without one, from the `first` on."""
-    return (rows[permutation(len(rows), *key)] if key else rows)[first:]
+def _ordered(
+    rows: torch.Tensor, key: tuple[int, ...], start: int, batch_size: int, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """The rows in the order that a key gives, their own without one, from a batch on; where they have lengths, like ones together."""
+    ordered = rows[permutation(len(rows), *key)] if key else rows
+    if lengths is not None:
+        ordered = bucketed(ordered, lengths.cpu(), batch_size, *key)
+    return ordered[start * batch_size :]
 
 
 class KeyedRows(list[int]):
@@ -73,11 +81,19 @@ class KeyedRows(list[int]):
 class KeyedBatches:
     """Batch sampler for torch's DataLoader: the rows of each batch, in the same order as TensorLoader's."""
 
-    def __init__(self, rows: torch.Tensor, batch_size: int, key: Key | None = None, start: Start = int):
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        batch_size: int,
+        key: Key | None = None,
+        start: Start = int,
+        lengths: torch.Tensor | None = None,
+    ):
         self.rows = rows
         self.batch_size = batch_size
         self.key = key
         self.start = start
+        self.lengths = lengths
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -85,7 +101,7 @@ class KeyedBatches:
     def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         key, start = self.key() if self.key is not None else (), self.start()
-        return self._batches(_ordered(self.rows, key, start * self.batch_size), key, start)
+        return self._batches(_ordered(self.rows, key, start, self.batch_size, self.lengths), key, start)
 
     def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:
         for number, batch in enumerate(rows.split(self.batch_size), start):
@@ -122,13 +138,13 @@ class AugmentedLoader:
     """A loader whose batches pass through augmentations.
 
     Args:
-        loader: gives (inputs, target).
+        loader: gives inputs, one or several, and the target.
         augmentations: applied in this order.
         key: what the randomness depends on besides the number of the batch.
         start: the first batch.
     """
 
-    def __init__(self, loader: Iterable, augmentations: Sequence[Augmentation], key: Key, start: Start = int):
+    def __init__(self, loader: Iterable, augmentations: Sequence[Callable[..., Batch]], key: Key, start: Start = int):
         self.loader = loader
         self.augmentations = augmentations
         self.key = key
@@ -141,11 +157,11 @@ class AugmentedLoader:
     def __iter__(self) -> Iterator[Batch]:
         key = self.key()
         generator = torch.Generator()
-        for number, (inputs, target) in enumerate(self.loader, self.start()):
+        for number, batch in enumerate(self.loader, self.start()):
             generator.manual_seed(mix(*key, number))
             for augment in self.augmentations:
-                inputs, target = augment(inputs, target, generator)
-            yield inputs, target
+                batch = augment(*batch, generator)
+            yield batch
 
 
 def make_loader(
@@ -159,19 +175,20 @@ def make_loader(
     """The loader that suits the data set: slices for tensors in memory, torch's DataLoader for everything else.
 
     Args:
-        dataset: a TensorDataset stays in memory.
+        dataset: one in memory stays there; any other may have `lengths`, (rows,), and `collate`, which makes a batch of samples.
         rows: of the split.
         batch_size: samples in a batch.
         key: see TensorLoader.
         num_workers: processes that read what is not in memory; None: as many as pay, by the time that reading takes.
         start: the first batch of an epoch.
     """
-    if isinstance(dataset, TensorDataset):
+    if parts(dataset) is not None:
         return TensorLoader(dataset, rows, batch_size, key, start)
     workers = paying_workers(dataset, rows, batch_size) if num_workers is None else num_workers
     return DataLoader(
         KeyedItems(dataset),
-        batch_sampler=KeyedBatches(rows, batch_size, key, start),
+        batch_sampler=KeyedBatches(rows, batch_size, key, start, getattr(dataset, "lengths", None)),
+        collate_fn=getattr(dataset, "collate", None),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -216,8 +233,9 @@ def paying_workers(dataset: Dataset, rows: torch.Tensor, batch_size: int) -> int
 
 def resident(dataset: Dataset, device: torch.device) -> Dataset:
     """The data set on a GPU, when it is in memory and takes less than half of what the GPU has free; else as it is."""
-    if not isinstance(dataset, TensorDataset) or device.type != "cuda":
+    held = parts(dataset)
+    if held is None or device.type != "cuda":
         return dataset
-    size = sum(t.numel() * t.element_size() for t in dataset.tensors)
+    size = sum(t.numel() * t.element_size() for t in held)
     free, _ = torch.cuda.mem_get_info(device)
-    return TensorDataset(*(t.to(device) for t in dataset.tensors)) if 2 * size < free else dataset
+    return moved_to(dataset, device) if 2 * size < free else dataset

@@ -2,6 +2,7 @@
 
 import torch
 
+BUCKET = 64  # batches whose rows are sorted by length together
 SCALARS = 2**20  # of a long column that are looked at together
 _MASK = 2**64 - 1
 
@@ -27,6 +28,27 @@ def permutation(n: int, *key: int) -> torch.Tensor:
         output: (n,), of row_dtype(n).
     """
     return torch.randperm(n, dtype=row_dtype(n), generator=torch.Generator().manual_seed(mix(*key)))
+
+
+def bucketed(rows: torch.Tensor, lengths: torch.Tensor, batch_size: int, *key: int) -> torch.Tensor:
+    """Rows in another order, so that those of a batch are of like lengths and little is padded.
+
+    With a key, rows are sorted by length among those of 64 batches and the batches then shuffled by the key; without one all are sorted.
+    Only the last batch may be smaller.
+
+    Args:
+        rows: (n,), shuffled.
+        lengths: of every row of the data set.
+        batch_size: rows in a batch.
+        key: what the order of the batches depends on.
+    """
+    if not key:
+        return rows[lengths[rows].argsort(stable=True)]
+    parts = rows.split(BUCKET * batch_size)
+    ordered = torch.cat([part[lengths[part].argsort(stable=True)] for part in parts])
+    full = len(rows) // batch_size
+    batches = ordered[: full * batch_size].view(full, batch_size)[permutation(full, *key, batch_size)]
+    return torch.cat([batches.flatten(), ordered[full * batch_size :]])
 
 
 def row_dtype(n: int) -> torch.dtype:

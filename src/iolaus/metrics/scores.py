@@ -1,69 +1,90 @@
 """Loss and metrics of one split, gathered without cost in the step and computed once an epoch."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric, MetricCollection
 
 MOST_ELEMENTS = 2**21  # of outputs and targets kept before the metrics take them in (8 MiB of float32)
+MOST_LOSSES = 4_096  # kept before they become one tensor
+
+# What metrics are updated with: preds, target, and more arguments by name.
+Measured = tuple[Any, Any, dict[str, Any]]
 
 
 class Scores(nn.Module):
     """Mean loss and metrics over an epoch of a split.
 
-    A step only appends references; outputs become predictions and metrics take them in when many are kept or the epoch ends.
+    A step only appends references; metrics take in outputs and targets when many are kept or the epoch ends.
     Metrics must give the same value for any batching, as torchmetrics' do.
 
     Args:
         metrics: by name.
-        to_preds: turns outputs into what the metrics take.
+        to_metrics: turns outputs and targets into what the metrics take.
     """
 
-    def __init__(self, metrics: dict[str, Metric], to_preds: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, metrics: dict[str, Metric], to_metrics: Callable[[Any, torch.Tensor], Measured]):
         super().__init__()
         self.metrics = MetricCollection(dict(metrics))
-        self.to_preds = to_preds
+        self.to_metrics = to_metrics
         self._losses: list[torch.Tensor] = []
-        self._sizes: list[int] = []
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._sizes: list[torch.Tensor | int] = []
+        self._kept: list[tuple[Any, torch.Tensor]] = []
         self._elements = 0
 
-    def add(self, loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) -> None:
-        """Keep one batch: its mean loss, its outputs (B, ...) and targets (B, ...)."""
+    def add(self, loss: torch.Tensor, output: Any, target: torch.Tensor, size: torch.Tensor | int) -> None:
+        """Keep one batch: its mean loss and of how many it is the mean, its outputs, a tensor (B, ...) or several, its targets (B, ...)."""
         self._losses.append(loss.detach())
-        self._sizes.append(len(target))
-        self._kept.append((output.detach(), target))
-        self._elements += output.numel() + target.numel()
-        if self._elements > MOST_ELEMENTS:
+        self._sizes.append(size)
+        if len(self.metrics):
+            self._kept.append((tree_map(torch.Tensor.detach, output), target))
+            self._elements += target.numel() + sum(part.numel() for part in tree_leaves(output))
+        if self._elements > MOST_ELEMENTS or len(self._losses) > MOST_LOSSES:
             self.flush()
 
     def flush(self) -> None:
         """Let the metrics take in what is kept."""
         if self._losses:  # one tensor for many: scattered scalars would keep memory around them from being used again
-            self._losses = [torch.cat([loss.reshape(-1) for loss in self._losses])]
-        if self._kept and len(self.metrics):
-            outputs, targets = zip(*self._kept, strict=True)
-            self.metrics.update(self.to_preds(torch.cat(outputs).float()), torch.cat(targets))
+            self._losses, self._sizes = [self._joined_losses()], [self._joined_sizes()]
+        for output, target in self._joined():
+            floats = tree_map(lambda part: part.float() if part.is_floating_point() else part, output)
+            preds, target, more = self.to_metrics(floats, target)
+            self.metrics.update(preds, target, **more)
         self._kept, self._elements = [], 0
+
+    def _joined_losses(self) -> torch.Tensor:
+        return torch.cat([loss.reshape(-1) for loss in self._losses])
+
+    def _joined_sizes(self) -> torch.Tensor:
+        if all(isinstance(size, int) for size in self._sizes):
+            return torch.tensor(self._sizes, dtype=torch.float32, device=self._losses[0].device)
+        parts = [torch.as_tensor(size, dtype=torch.float32, device=self._losses[0].device) for size in self._sizes]
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def _joined(self) -> Iterator[tuple[Any, torch.Tensor]]:
+        """What is kept, batches that follow one another and have like shapes as one."""
+        for _, batches in itertools.groupby(self._kept, lambda pair: [part.shape[1:] for part in tree_leaves(pair)]):
+            yield tree_map(lambda *parts: torch.cat(parts), *batches)
 
     def compute(self) -> dict[str, Any]:
         """`loss` and each metric of the samples since the last reset; single numbers are 0-d tensors."""
         self.flush()
-        sizes = torch.tensor(self._sizes, dtype=torch.float32, device=self._losses[0].device)
+        sizes = self._joined_sizes()
         loss = self._losses[0].float() @ sizes / sizes.sum()
         return {"loss": loss, **(self.metrics.compute() if len(self.metrics) else {})}
 
     def state(self) -> dict[str, Any]:
         """All that was gathered since the last reset, as plain containers and tensors."""
-        kept = [torch.cat(parts) for parts in zip(*self._kept, strict=True)]
         # Metrics that share their sums know them under one name only, until they are asked one by one.
         metrics = dict(self.metrics.items(keep_base=True, copy_state=False))
         return {
-            "losses": torch.cat([loss.reshape(-1) for loss in self._losses]) if self._losses else None,
-            "sizes": list(self._sizes),
-            "kept": kept,
+            "losses": self._joined_losses() if self._losses else None,
+            "sizes": self._joined_sizes() if self._losses else None,
+            "kept": list(self._joined()),
             "metrics": {
                 name: {"updates": metric._update_count, "state": _copy(metric.metric_state)}
                 for name, metric in metrics.items()
@@ -73,10 +94,10 @@ class Scores(nn.Module):
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from what `state` gave, on a device; every later value has the same bits."""
         self.reset()
-        self._losses = [] if state["losses"] is None else [state["losses"].to(device)]
-        self._sizes = list(state["sizes"])
-        self._kept = [tuple(part.to(device) for part in state["kept"])] if state["kept"] else []
-        self._elements = sum(part.numel() for part in state["kept"])
+        if state["losses"] is not None:
+            self._losses, self._sizes = [state["losses"].to(device)], [state["sizes"].to(device)]
+        self._kept = [tree_map(lambda part: part.to(device), pair) for pair in state["kept"]]
+        self._elements = sum(part.numel() for part in tree_leaves(self._kept))
         for name, metric in self.metrics.items(keep_base=True, copy_state=False):
             saved = state["metrics"][name]
             metric._update_count = saved["updates"]

@@ -14,7 +14,8 @@ from torchmetrics import Metric
 
 from iolaus.divergence import diverged, not_finite
 from iolaus.errors import UserError
-from iolaus.metrics.scores import Scores
+from iolaus.exhibits import Exhibit
+from iolaus.metrics.scores import Measured, Scores
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 UNCHECKED = 50  # losses on a GPU that are looked at together
@@ -44,9 +45,9 @@ class Task(pl.LightningModule, ABC):
         super().__init__()
         self.model = model
         self.loss = loss
-        self.train_scores = Scores(metrics["train"], self.to_preds)
-        self.val_scores = Scores(metrics["val"], self.to_preds)
-        self.test_scores = Scores(metrics["test"], self.to_preds)
+        self.train_scores = Scores(metrics["train"], self.to_metrics)
+        self.val_scores = Scores(metrics["val"], self.to_metrics)
+        self.test_scores = Scores(metrics["test"], self.to_metrics)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._scored = -1  # the batch whose scores were taken last
@@ -55,12 +56,40 @@ class Task(pl.LightningModule, ABC):
         self.figures: dict[str, Any] = {}  # values of the test that are not single numbers, by metric
 
     @abstractmethod
-    def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss, a 0-d tensor; output of the model, (B, ...); target, (B, ...)."""
+    def step(self, batch: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """Loss, a 0-d tensor; output of the model, (B, ...), or several in a tuple; target, (B, ...)."""
+
+    def evaluate(self, batch: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """As `step`, for validation and test: a task whose predictions take more than one pass makes them here."""
+        return self.step(batch)
+
+    def to_preds(self, output: Any) -> Any:
+        """Outputs as predictions in the target's own terms: probabilities, amounts, texts."""
+        return output
+
+    def to_metrics(self, output: Any, target: torch.Tensor) -> Measured:
+        """What metrics are updated with: predictions, target, and more arguments by name for those that take them."""
+        return self.to_preds(output), target, {}
+
+    def size(self, target: torch.Tensor) -> torch.Tensor | int:
+        """Of how many things the loss of a batch is the mean."""
+        return len(target)
 
     @abstractmethod
-    def to_preds(self, output: torch.Tensor) -> torch.Tensor:
-        """Outputs as predictions in the target's own terms: probabilities, amounts."""
+    def example(self, n: int) -> tuple[torch.Tensor, ...]:
+        """Inputs that the model takes for n samples, all zero, for summaries and drawings."""
+
+    def show(self, data: Any) -> dict[str, Exhibit]:
+        """What there is to look at after the test, by name; `data` is the data module. Whatever is drawn at random is keyed by its seed."""
+        return {}
+
+    def predict(self, items: list[Any], data: Any) -> list[dict[str, Any]]:
+        """Predictions for new items, as the data module's `new_items` reads them: a row of named values for each.
+
+        Raises:
+            UserError: where this kind of task has no predictions.
+        """
+        raise UserError(f"predict: {type(self).__name__} has no predictions for new data")
 
     def fit_statistics(self, statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Take mean and deviation of the training split; a task that does not standardise has no use for them."""
@@ -70,7 +99,7 @@ class Task(pl.LightningModule, ABC):
         if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
             return loss
         self._scored = batch_idx
-        self.train_scores.add(loss, output, target)
+        self.train_scores.add(loss, output, target, self.size(target))
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_pending_loss()
             self.pending_loss = self.global_step, loss.detach()
@@ -113,10 +142,12 @@ class Task(pl.LightningModule, ABC):
             raise diverged(self.trainer, None, self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.val_scores.add(*self.step(batch))
+        loss, output, target = self.evaluate(batch)
+        self.val_scores.add(loss, output, target, self.size(target))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.test_scores.add(*self.step(batch))
+        loss, output, target = self.evaluate(batch)
+        self.test_scores.add(loss, output, target, self.size(target))
 
     def on_train_epoch_end(self) -> None:
         self.log_pending_loss()

@@ -31,6 +31,7 @@ class Supervised(Task):
         super().__init__(**parts)
         self.target_kind = target_kind
         self.output_dim = output_dim
+        self.input_shape = tuple(input_shape)
         channels = [input_shape[0], *[1] * (len(input_shape) - 1)]
         self.standardize_input = Standardize(channels if input_kind == "image" else input_shape)
         self.standardize_target = Standardize([output_dim]) if target_kind == "real" else nn.Identity()
@@ -44,6 +45,11 @@ class Supervised(Task):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs for raw inputs: logits (B, classes), or standardised numbers (B, output_dim)."""
         return self.model(self.standardize_input(inputs))
+
+    def example(self, n: int) -> tuple[torch.Tensor, ...]:
+        """Zeros, (n, *input_shape)."""
+        dtype = next((p.dtype for p in self.parameters()), None)
+        return (torch.zeros(n, *self.input_shape, device=self.device, dtype=dtype),)
 
     def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs, target = batch
@@ -63,3 +69,22 @@ class Supervised(Task):
         if isinstance(self.loss, nn.AdaptiveLogSoftmaxWithLoss):  # the weights of the classes are a part of the loss
             return self.loss.log_prob(output).exp()
         return output.softmax(-1)
+
+    @torch.no_grad()
+    def predict(self, items: list[torch.Tensor], data: Any) -> list[dict[str, Any]]:
+        """Of classes the likeliest, its probability and all others'; of amounts the prediction of each target.
+
+        Args:
+            items: inputs (*input_shape).
+            data: the data module, which names the classes.
+        """
+        preds = self.to_preds(self(torch.stack(items).to(self.device)).float()).cpu()
+        if self.target_kind == "real":
+            names = ["prediction"] if self.output_dim == 1 else [f"prediction_{i}" for i in range(self.output_dim)]
+            return [dict(zip(names, row, strict=True)) for row in preds.tolist()]
+        names = [str(name) for name in data.class_names or range(self.output_dim)]
+        return [
+            {"prediction": names[max(range(len(row)), key=row.__getitem__)], "probability": max(row)}
+            | {f"p_{name}": p for name, p in zip(names, row, strict=True)}
+            for row in preds.tolist()
+        ]

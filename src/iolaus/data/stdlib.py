@@ -1,0 +1,49 @@
+"""The sources of Python's standard library, as they lie on this machine. https://docs.python.org/3/library/."""
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from iolaus.data.order import permutation
+from iolaus.data.text_file import ByteStream
+from iolaus.errors import UserError
+
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "ensurepip", "lib2to3"}
+
+
+class Stdlib(ByteStream):
+    """Files of the standard library in an order drawn by the seed; validation and test are files of their own.
+
+    What the files hold depends on the Python that runs: the data's checksum stands in the run's resume points.
+
+    Args:
+        size: bytes that are used in all; files are taken until they are reached.
+        base: the settings that every data set has; input_shape is the window's length.
+    """
+
+    def __init__(self, size: int = 3_000_000, **base: Any):
+        super().__init__(**base)
+        self.size = size
+
+    def load(self) -> dict[str, Dataset]:
+        root = Path(sysconfig.get_path("stdlib"))
+        files = sorted(f for f in root.rglob("*.py") if not LEFT_OUT & set(f.relative_to(root).parts))
+        if not files:
+            raise UserError(f"data: there are no sources of the standard library in {root}; take data=text_file")
+        taken: list[bytes] = []
+        total = 0
+        for number in permutation(len(files), self.seed).tolist():
+            taken.append(files[number].read_bytes())
+            total += len(taken[-1])
+            if total >= self.size:
+                break
+        streams: dict[str, bytearray] = {"test": bytearray(), "val": bytearray(), "train": bytearray()}
+        most = {"test": self.test_fraction * total, "val": self.val_fraction * total, "train": float("inf")}
+        for source in taken:
+            split = next(s for s in streams if len(streams[s]) < most[s])
+            streams[split] += source
+        held = {split: torch.frombuffer(stream, dtype=torch.uint8) for split, stream in streams.items() if stream}
+        return self._windows(held)
