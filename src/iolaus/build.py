@@ -19,7 +19,7 @@ from torch import nn
 
 from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
-from iolaus.checkpoint import CheckpointFiles
+from iolaus.checkpoint import CheckpointFiles, read
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 from iolaus.history import History
@@ -91,6 +91,26 @@ def build(config: DictConfig) -> Run:
         # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
     return Run(settings, data, task, trainer, history)
+
+
+def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Task]:
+    """A run's data module, which knows what its checkpoint tells and has read no file, and its task with the checkpoint's weights.
+
+    Raises:
+        UserError: for a checkpoint of other data or another model.
+    """
+    quiet()
+    content = read(checkpoint)
+    data: DataModule = make(settings["data"], "data")
+    if (state := content.get(type(data).__qualname__)) is not None:
+        data.load_state_dict(state)
+    task = build_task(settings)
+    task.on_load_checkpoint(content)
+    if settings["trainer"].get("precision") == "64-true":
+        task.double()
+    task.load_state_dict(content["state_dict"])
+    wants_gpu = settings["trainer"].get("accelerator") in ("auto", "gpu", "cuda")
+    return data, task.to("cuda" if wants_gpu and torch.cuda.is_available() else "cpu").eval()
 
 
 def steps_per_epoch(data: DataModule, trainer: dict[str, Any]) -> int:

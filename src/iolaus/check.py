@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iolaus.consistency import inconsistencies, misfits
+from iolaus.consistency import inconsistencies, misfits, missing_files
 from iolaus.errors import ConfigError, did_you_mean
 from iolaus.rules import (
     CHOICES,
@@ -34,13 +34,19 @@ from iolaus.signature import Definition, Missing, Signature, accepts, describe, 
 Node = dict[str, Any]
 
 
-def check(config: DictConfig, choices: dict[str, Any] | None = None, folders: Sequence[Path] = ()) -> None:
+def check(
+    config: DictConfig,
+    choices: dict[str, Any] | None = None,
+    folders: Sequence[Path] = (),
+    reads_data: bool = True,
+) -> None:
     """Refuse a configuration that cannot be meant.
 
     Args:
         config: the composed configuration; interpolations may still stand in it.
         choices: which option was chosen for each group, for messages in the user's words.
         folders: the folders that hold the options, for suggestions.
+        reads_data: whether the data will be read, so that their files must be there.
 
     Raises:
         ConfigError: with every problem found, not the first alone.
@@ -62,6 +68,7 @@ def check(config: DictConfig, choices: dict[str, Any] | None = None, folders: Se
             *_nodes(resolved, raw, "", allowed(resolved.get("allow"))),
             *_values(resolved, raw, ""),
             *inconsistencies(resolved, choices or {}, folders),
+            *(missing_files(resolved["data"]) if reads_data else ()),
         ]
     if problems:
         raise ConfigError(problems)

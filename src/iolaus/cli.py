@@ -6,12 +6,11 @@ import re
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, open_dict
-
 from iolaus.check import check
 from iolaus.errors import UserError
+from iolaus.predict import predict
 from iolaus.resume import resume
-from iolaus.runs import find_checkpoint, overridden, read_settings
+from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
 
 
@@ -32,9 +31,26 @@ def main(arguments: list[str] | None = None) -> None:
         description="Go on with a run from its newest resume point; the same as python train.py resume=RUN.",
         epilog="example: iolaus resume outputs/digits-mlp/2026-01-31_12-00-00-000000 trainer.max_epochs=200",
     )
-    for command in (test, go_on):
+    foresee = commands.add_parser(
+        "predict",
+        help="predict for new files: rows, images, texts, sounds, users",
+        description="Predict by a run's weights for new files in the form of its data, or for a text; rows go to the terminal as CSV, "
+        "or to a file. The data that the run was trained on are not needed.",
+        epilog="examples: iolaus predict RUN new_rows.csv --output predictions.csv;  iolaus predict RUN --text 'def ' task.temperature=0.5",
+    )
+    foresee.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    foresee.add_argument(
+        "--text", action="append", default=[], help="a text in place of a file; may be given several times"
+    )
+    foresee.add_argument("--output", type=Path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl")
+    for command in (test, go_on, foresee):
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to change")
+        if command is foresee:
+            command.add_argument(
+                "words", nargs="*", metavar="FILE", help="files, or folders of them; and KEY=VALUE, settings to change"
+            )
+        else:
+            command.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to change")
         command.add_argument(
             "--allow",
             action="append",
@@ -42,14 +58,19 @@ def main(arguments: list[str] | None = None) -> None:
             metavar="PACKAGE",
             help="a package of yours, in this folder or installed, that the run's settings may name",
         )
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.words += rest  # words after an option, which argparse does not join with those before it
     if options.allow:  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
         if options.command == "test":
             _test(options)
+        elif options.command == "predict":
+            predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
         else:
-            resume(options.run, options.overrides, options.allow)
+            resume(options.run, options.words, options.allow)
     except UserError as error:
         print(re.sub(r"add allow=\[(\w+)\]", r"add --allow \1", str(error)), file=sys.stderr)
         sys.exit(1)
@@ -58,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _test(options: argparse.Namespace) -> None:
-    config = read_run(options.run, options.overrides, options.allow)
+    config = read_run(options.run, options.words, options.allow)
     checkpoint = find_checkpoint(options.run, options.checkpoint)
     check(config)
     import_lightning()
@@ -70,16 +91,3 @@ def _test(options: argparse.Namespace) -> None:
         raise UserError(f"{options.run}: its data set has no test split; set data.test_fraction or another data set")
     run.trainer.test(run.task, datamodule=run.data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     print(table_text(f"{config.name}: {checkpoint.name}", {"test": run.history.test}))
-
-
-def read_run(folder: Path, overrides: list[str], allow: list[str]) -> DictConfig:
-    """The settings of a run, with overrides and without its callbacks, loggers and profiler, which would write files.
-
-    Packages of one's own are allowed by the caller and never by the folder.
-    """
-    settings = read_settings(folder)
-    config = overridden(settings, overrides)
-    with open_dict(config):
-        config.update({"output_dir": str(folder), "callbacks": {}, "logger": {}, "allow": allow})
-        config.trainer.profiler = None
-    return config

@@ -34,7 +34,6 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _parameter_groups(config["optim"])
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
-    yield from _paths(config["data"])
     if folders:  # and not for a run that exists: it has its weights
         yield from _source(config)
 
@@ -210,7 +209,8 @@ def _source(config: Node) -> Iterator[str]:
         yield f"init_from: {source} is no folder of a run that kept its weights, it has no checkpoints/*.ckpt"
 
 
-def _paths(data: Node) -> Iterator[str]:
+def missing_files(data: Node) -> Iterator[str]:
+    """Files of the data that are not there."""
     for key, value in data.items():
         if (key == "path" or key.endswith("_path")) and isinstance(value, str) and not Path(value).exists():
             yield f"data.{key}: {value} does not exist  (working directory: {Path.cwd()})"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from iolaus.errors import UserError, did_you_mean
 
@@ -168,3 +168,16 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     if named and not file.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{file}: is a link to a file outside the run's folder")
     return file
+
+
+def read_run(folder: Path, overrides: list[str], allow: list[str]) -> DictConfig:
+    """The settings of a run, with overrides and without its callbacks, loggers and profiler, which would write files.
+
+    Packages of one's own are allowed by the caller and never by the folder.
+    """
+    settings = read_settings(folder)
+    config = overridden(settings, overrides)
+    with open_dict(config):
+        config.update({"output_dir": str(folder), "callbacks": {}, "logger": {}, "allow": allow})
+        config.trainer.profiler = None
+    return config

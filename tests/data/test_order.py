@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iolaus.data.order import mix, permutation, split
+from iolaus.data.order import bucketed, mix, permutation, split
 
 
 def test_mix_is_the_same_everywhere():
@@ -35,3 +35,22 @@ def test_the_smallest_splits():
     assert [len(part) for part in split(None, 2, 0.01, 1)] == [1, 1]
     assert [len(part) for part in split(None, 3, 0.99, 1)] == [1, 2]
     assert [len(part) for part in split(None, 1, 0.5, 1)] == [1, 0]
+
+
+def test_rows_of_like_lengths_come_together():
+    """Every row once, in batches whose rows differ little, in an order that the key alone decides; the last batch alone is smaller."""
+    lengths = torch.randint(1, 100, (1003,), generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(1003)[permutation(1003, 1)]
+    ordered = bucketed(rows, lengths, 8, 1, 2)
+    assert sorted(ordered.tolist()) == list(range(1003))
+    assert torch.equal(ordered, bucketed(rows, lengths, 8, 1, 2))
+    assert not torch.equal(ordered, bucketed(rows, lengths, 8, 1, 3))
+
+    def padded(order):
+        return sum(len(batch) * int(lengths[batch].max()) for batch in order.split(8)) / int(lengths.sum())
+
+    assert padded(rows) > 1.5
+    assert padded(ordered) < 1.06
+    means = [lengths[batch].float().mean() for batch in ordered.split(8)]
+    assert abs(torch.tensor(means).argsort().float() - torch.arange(len(means))).mean() > len(means) / 6  # not by length
+    assert (lengths[bucketed(rows, lengths, 8)].diff() >= 0).all()

@@ -1,0 +1,135 @@
+"""Learning to write one sentence for another, token by token. Sutskever and others, https://arxiv.org/abs/1409.3215."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from iolaus.exhibits import Exhibit, Heatmap, Table
+from iolaus.functional.decoding import beam_search, greedy
+from iolaus.metrics.scores import Measured
+from iolaus.task.base import Task
+
+SHOWN = 100  # test sentences in the table
+PAD, BOS, EOS, NO_TARGET = 0, 1, 2, -100
+
+
+class Translation(Task):
+    """The model reads the source and is trained to give each target token from those before it; validation and test decode on their own.
+
+    The model has `encode(source) -> memory`, a tuple of tensors whose first dimension is the batch, and `decode(memory, tokens) -> logits`; where it has
+    `attention(source, tokens)`, a figure shows it.
+
+    Args:
+        decoding: greedy, the likeliest token each time, or beam search.
+        beam_width: sequences that a beam search follows.
+        length_penalty: power of the length that a beam search divides scores by.
+        max_length: tokens of a translation at most.
+        parts: model, loss, metrics, optimizer and scheduler; see Task.
+
+    Shape:
+        batch: sources (B, S), known tokens of the targets (B, L), tokens that follow (B, L) with -100 where there is none;
+        output of a step: (B, L, V) logits; of an evaluation: (B, L') tokens.
+    """
+
+    def __init__(
+        self,
+        decoding: Literal["greedy", "beam"] = "greedy",
+        beam_width: int = 4,
+        length_penalty: float = 1.0,
+        max_length: int = 100,
+        **parts: Any,
+    ):
+        super().__init__(**parts)
+        self.decoding = decoding
+        self.beam_width = beam_width
+        self.length_penalty = length_penalty
+        self.max_length = max_length
+
+    def forward(self, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of each next token."""
+        return self.model(source, tokens)
+
+    def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        source, tokens, target = batch
+        output = self(source, tokens)
+        return self.loss(output.flatten(0, 1), target.flatten()), output, target
+
+    def evaluate(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        loss, _, target = self.step(batch)
+        return loss, self.translate(batch[0]), target
+
+    def size(self, target: torch.Tensor) -> torch.Tensor:
+        return (target != NO_TARGET).sum()
+
+    def to_metrics(self, output: torch.Tensor, target: torch.Tensor) -> Measured:
+        decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
+        return [decode(row) for row in output.tolist()], [decode(row) for row in target.tolist()], {}
+
+    def example(self, n: int) -> tuple[torch.Tensor, ...]:
+        source = torch.full((n, 2), EOS, device=self.device)
+        return source, torch.full((n, 1), BOS, device=self.device)
+
+    @torch.no_grad()
+    def translate(self, source: torch.Tensor) -> torch.Tensor:
+        """Tokens for each source, (B, L), padded after their end."""
+        model: Any = self.model
+        memory = model.encode(source)
+
+        def following(tokens: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+            return model.decode(tuple(part[owner] for part in memory), tokens)[:, -1]
+
+        search = (following, len(source), BOS, EOS, self.max_length)
+        if self.decoding == "greedy":
+            return greedy(*search, device=source.device)
+        found, _ = beam_search(*search, self.beam_width, self.length_penalty, device=source.device)
+        return found[:, 0]
+
+    def show(self, data: Any) -> dict[str, Exhibit]:
+        """A table of test sentences, those that went wrong first, and what a translation looks at."""
+        rows: list[tuple[str, str, str]] = []
+        first: torch.Tensor | None = None
+        for source, _, target in data.test_dataloader():
+            source = source.to(self.device)
+            first = source[:1] if first is None else first
+            texts = [data.decode(row) for row in self.translate(source).tolist()]
+            references = [data.decode(row) for row in target.tolist()]
+            sources = [self._source(data, row) for row in source.tolist()]
+            rows += zip(sources, texts, references, strict=True)
+            if len(rows) >= SHOWN:
+                break
+        rows.sort(key=lambda row: row[1] == row[2])
+        wrong = sum(row[1] != row[2] for row in rows)
+        caption = f"{wrong} of {len(rows)} differ from the reference; they come first."
+        shown: dict[str, Exhibit] = {"translations": Table(["source", "prediction", "reference"], rows, caption)}
+        if first is not None and hasattr(self.model, "attention"):
+            shown["attention"] = self._attention(first, data)
+        return shown
+
+    def _source(self, data: Any, tokens: Sequence[int]) -> str:
+        return ("" if data.source_tokens == "characters" else " ").join(data.source_text(tokens))
+
+    def _attention(self, source: torch.Tensor, data: Any) -> Heatmap:
+        found = self.translate(source)
+        length = int((found[0] != PAD).sum())
+        known = torch.cat([torch.full_like(found[:, :1], BOS), found[:, : length - 1]], 1)
+        weights = self.model.attention(source, known)[0]  # type: ignore[operator]
+        names = data.source_text(source[0].tolist())
+        return Heatmap(
+            weights[:, : len(names)].float().cpu(),
+            ("source", "translation"),
+            "attention",
+            ticks=(names, [data.vocab[token] for token in found[0, :length].tolist()]),
+        )
+
+    @torch.no_grad()
+    def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:
+        """Each text with its translation."""
+        tokens = [data.encode(text) or [EOS] for text in items]
+        source = torch.full((len(tokens), max(map(len, tokens))), PAD, device=self.device)
+        for row, numbers in enumerate(tokens):
+            source[row, : len(numbers)] = torch.tensor(numbers)
+        return [
+            {"source": text, "translation": data.decode(row)}
+            for text, row in zip(items, self.translate(source).tolist(), strict=True)
+        ]
