@@ -12,14 +12,30 @@ from iolaus.errors import ConfigError
 from iolaus.rules import GROUPS, in_words, within
 
 REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares", "half_sum_of_squares", "gaussian_nll")
+# Models of other kinds of data than images and tables.
+OTHERS = dict.fromkeys(["seq2seq_gru", "seq2seq_transformer"], "number_words")
+OTHERS |= dict.fromkeys(["matrix_factorization", "two_towers"], "interactions")
+OTHERS |= {"llama": "stdlib", "conv_gru": "morse", "points": "distances"}
+KINDS_OF_TARGET = {"bpr": "interactions", "sampled_softmax": "interactions", "ctc": "morse", "stress": "distances"}
+TASKS = {"language_modeling": "stdlib", "translation": "number_words", "speech": "morse", "ranking": "interactions"}
+TASKS |= {"scaling": "distances"}
 # Options that need more words than their name.
 MORE = {
     "data=csv": ["task=classification", "data.path=.", "data.target=y"],
-    "data=image_folder": ["data.path=."],
-    "model=llama": ["data.input_kind=tokens"],
+    **{f"data={name}": ["task=classification", "data.path=."] for name in ("npz", "hdf5")},
+    "data=parquet": ["task=classification", "data.path=.", "data.target=y"],
+    **{
+        f"data={name}": ["data.path=."]
+        for name in ("image_folder", "text_file", "tsv", "distance_matrix", "interactions_csv")
+    },
+    **{f"data={name}": ["data.path=."] for name in ("movielens", "speech_folder")},
+    **{f"model={name}": [f"data={data}"] for name, data in OTHERS.items()},
     "optim=sparse_adam": ["model=additive", "model.sparse=true"],
     **{f"loss={name}": ["data=diabetes"] for name in REAL_LOSSES},
     "loss=poisson_nll": ["data=diabetes", "data.standardize=false"],
+    **{f"loss={name}": [f"data={data}"] for name, data in KINDS_OF_TARGET.items()},
+    **{f"{group}={name}": [f"data={data}"] for group in ("task", "metrics") for name, data in TASKS.items()},
+    "metrics=mean_bias": ["data=diabetes"],
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],
 }

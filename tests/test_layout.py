@@ -38,6 +38,8 @@ LAYERS = {
 SUPPORT = {
     "augment/base",
     "data/base",
+    "data/arrays",
+    "data/clicks",
     "data/loader",
     "data/memory",
     "data/order",

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iolaus import slurm
 from iolaus.check import check
-from iolaus.data.sniff import sniff_target_kind
+from iolaus.data.sniff import SETTINGS, told_by_file
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import resume
@@ -171,7 +171,7 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
     """Compose and check every job of a command.
 
     Returns:
-        overrides to add: the task, where only the data file tells it.
+        overrides to add: the task and the kind of inputs, where only the data file tells them.
 
     Raises:
         ConfigError: with the problems of all jobs.
@@ -180,24 +180,25 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
     folder = str(Path(arguments.config_path).resolve()) if arguments.config_path else str(conf)
     extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
     with initialize_config_dir(folder, version_base="1.3"):
-        tasks, problems = set(), []
+        told, problems = set(), []
         if arguments.multirun:
             arguments = argparse.Namespace(
                 **vars(arguments) | {"overrides": _swept(arguments.overrides, Composer(name, extra))}
             )
         for overrides in _jobs(arguments):
             try:
-                tasks.add(_settle_job(Composer(name, extra), overrides))
+                told.add(tuple(_settle_job(Composer(name, extra), overrides)))
             except ConfigError as error:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
-    if len(tasks) > 1:
+    if len(told) > 1:
+        if len({tuple(o for o in overrides if o.startswith("task=")) for overrides in told}) == 1:
+            raise UserError("data.input_kind: the jobs of this sweep have different inputs; run them apart")
         raise UserError(
             f"task: the jobs of this sweep need different tasks; say task={' or task='.join(TASKS.values())}"
         )
-    task = tasks.pop() if tasks else None
-    return [f"task={task}"] if task else []
+    return list(told.pop()) if told else []
 
 
 def _swept(overrides: list[str], composer: "Composer") -> list[str]:
@@ -247,14 +248,12 @@ class Composer:
         return compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra)
 
 
-def _settle_job(composer: Composer, overrides: list[str]) -> str | None:
-    """Compose and check one job; the task to add where its data file had to tell it."""
+def _settle_job(composer: Composer, overrides: list[str]) -> list[str]:
+    """Compose and check one job; the overrides to add where its data file had to tell them."""
     config, problems = _compose(composer, overrides)
-    task = None
-    if _choices(config.hydra).get("task") == "auto" and not problems:
-        path, target = (None if OmegaConf.is_missing(config.data, k) else config.data[k] for k in ("path", "target"))
-        task = TASKS[sniff_target_kind(path, target, config.data.separator)]
-        config, problems = _compose(composer, [*overrides, f"task={task}"])
+    told = [] if problems else _told(config)
+    if told:
+        config, problems = _compose(composer, [*overrides, *told])
     HydraConfig.instance().set_config(config)
     choices, folders = _choices(config.hydra), _folders(config.hydra)
     with open_dict(config):
@@ -268,7 +267,19 @@ def _settle_job(composer: Composer, overrides: list[str]) -> str | None:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return task
+    return told
+
+
+def _told(config: DictConfig) -> list[str]:
+    """The task where it is `auto`, and data.input_kind where it is null, as the data file tells them."""
+    data = config.data
+    is_auto = _choices(config.hydra).get("task") == "auto"
+    is_open = "input_kind" in data and not OmegaConf.is_missing(data, "input_kind") and data.input_kind is None
+    if not is_auto and not is_open:
+        return []
+    found = told_by_file({k: None if OmegaConf.is_missing(data, k) else data[k] for k in SETTINGS if k in data})
+    task = [f"task={TASKS[found['target_kind']]}"] if is_auto else []
+    return task + ([f"data.input_kind={found['input_kind']}"] if is_open and "input_kind" in found else [])
 
 
 def _compose(composer: Composer, overrides: list[str]) -> tuple[DictConfig, list[str]]:

@@ -6,11 +6,47 @@ import math
 import pytest
 import torch
 from conftest import CONF, composed, options, read_yaml
+from torch.utils._pytree import tree_leaves
+from torchmetrics import MetricCollection
 
 from iolaus.build import build, build_task, make
 from iolaus.check import plain
+from iolaus.preflight import preflight
 
 KINDS = {"image": "data=digits", "table": "data=diabetes"}
+
+
+# Small data of the other kinds, by their inputs, and what their targets are.
+OTHERS = {
+    "tokens": ["data=stdlib", "data.size=60000", "data.input_shape=[16]"],
+    "sentence": ["data=number_words", "data.size=200"],
+    "audio": ["data=morse", "data.size=60"],
+    "user_item": [
+        "data=interactions",
+        "data.num_users=40",
+        "data.num_items=60",
+        "data.impressions=30",
+        "data.num_candidates=10",
+    ],
+    "point_pair": ["data=distances", "data.num_points=20"],
+}
+INPUTS = {
+    "tokens": "tokens",
+    "sentence": "sentence",
+    "transcript": "audio",
+    "click": "user_item",
+    "distance": "point_pair",
+}
+
+
+def built(tmp_path, *overrides):
+    config = composed(*overrides)
+    config.output_dir = str(tmp_path)
+    return build(config)
+
+
+def first_batch(run):
+    return next(iter(run.data.train_dataloader()))
 
 
 def data_for(node):
@@ -86,10 +122,53 @@ def test_models(option, kind):
     torch.testing.assert_close(model(inputs)[:3], model(inputs[:3]))
 
 
-@pytest.mark.parametrize("option", options("loss"))
-def test_losses(option):
-    settings = settings_for("loss", option)
-    _, _, loss, _ = a_step(settings)
+MODELS_OF_OTHERS = [
+    (option, kind)
+    for option in options("model")
+    for kind in OTHERS
+    if kind in read_yaml(CONF / "model" / f"{option}.yaml").get("_accepts_", {}).get("input_kind", [])
+]
+
+
+@pytest.mark.parametrize(("option", "kind"), MODELS_OF_OTHERS)
+def test_models_of_other_kinds(option, kind, tmp_path):
+    """As above, on a batch of the data: one or several inputs, one or several outputs."""
+    run = built(tmp_path, *OTHERS[kind], f"model={option}")
+    inputs = first_batch(run)[:-1]
+    model = run.task.model
+    leaves = [part for part in tree_leaves(model(*inputs)) if part.is_floating_point()]
+    assert all(len(part) == len(inputs[0]) for part in leaves)
+    sum(part.square().mean() for part in leaves).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert parameter.grad.isfinite().all()
+    model.eval()
+    torch.manual_seed(1)
+    other = make(run.config["model"], "model").eval()
+    before = tree_leaves(model(*inputs))
+    assert any(not torch.equal(a, b) for a, b in zip(before, tree_leaves(other(*inputs)), strict=True))
+    other.load_state_dict(model.state_dict())
+    for a, b in zip(before, tree_leaves(other(*inputs)), strict=True):
+        assert torch.equal(a, b)
+    for whole, part in zip(before, tree_leaves(model(*(i[:3] for i in inputs))), strict=True):
+        torch.testing.assert_close(whole[:3], part, rtol=1e-4, atol=1e-5)
+    model(*run.task.example(1))
+
+
+LOSSES = [
+    (option, kind)
+    for option in options("loss")
+    for kind in plain(composed(f"loss={option}"))["loss"].get("_accepts_", {}).get("target_kind", ["class"])
+]
+
+
+@pytest.mark.parametrize(("option", "kind"), LOSSES)
+def test_losses(option, kind, tmp_path):
+    if kind in INPUTS:
+        run = built(tmp_path, *OTHERS[INPUTS[kind]], f"loss={option}")
+        loss = run.task.step(first_batch(run))[0]
+    else:
+        _, _, loss, _ = a_step(settings_for("loss", option))
     assert loss.ndim == 0
     assert loss.isfinite()
     assert loss > 0 or option in ("mean_bias", "poisson_nll")  # which have both signs
@@ -127,22 +206,37 @@ def test_schedules(option):
     assert scheduler.state_dict().keys() == state.keys()
 
 
+def measured(option):
+    """Sixty predictions and targets of a group of metrics, and more arguments."""
+    torch.manual_seed(0)
+    if option in ("regression", "mean_bias"):
+        return torch.randn(60, 1), torch.randn(60, 1), {}
+    if option == "scaling":
+        return torch.rand(60), torch.rand(60), {}
+    if option == "language_modeling":
+        return torch.randn(60, 5, 10), torch.randint(10, (60, 5)), {}
+    if option in ("translation", "speech"):
+        words = ["one", "two", "three", "four"]
+        texts = [" ".join(words[int(i)] for i in torch.randint(4, (n % 6 + 1,))) for n in range(120)]
+        return texts[:60], texts[60:], {}
+    if option == "ranking":
+        return torch.randn(60), (torch.arange(60) % 5 == 0).long(), {"indexes": torch.arange(60) // 5}
+    return torch.randn(60, 10).softmax(-1), torch.arange(60) % 10, {}
+
+
 @pytest.mark.parametrize("option", options("metrics"))
 def test_metrics_give_the_same_for_any_batching(option):
-    data = "data=diabetes" if option == "regression" else "data=digits"
-    settings = plain(composed(data, f"metrics={option}"))
-    torch.manual_seed(0)
-    if data == "data=diabetes":
-        preds, target = torch.randn(60, 1), torch.randn(60, 1)
-    else:
-        preds, target = torch.randn(60, 10).softmax(-1), torch.arange(60) % 10
+    data = {"regression": "diabetes", "mean_bias": "diabetes"}.get(option, "digits")
+    settings = plain(composed(f"data={data}", f"metrics={option}"))
+    preds, target, more = measured(option)
     for name, node in settings["metrics"].items():
         values = []
         for size in (60, 7, 20):
-            metric = make(node, name)
-            for p, t in zip(preds.split(size), target.split(size), strict=True):
-                metric.update(p, t)
-            values.append(metric.compute())
+            metrics = MetricCollection({name: make(node, name)})
+            for start in range(0, 60, size):
+                part = slice(start, start + size)
+                metrics.update(preds[part], target[part], **{key: value[part] for key, value in more.items()})
+            values.append(metrics.compute()[name])
         torch.testing.assert_close(values[1], values[0], msg=name)
         torch.testing.assert_close(values[2], values[0], msg=name)
 
@@ -163,6 +257,18 @@ def test_loggers_alone(command, option):
 def test_trainers(command, option):
     outcome = command(f"trainer={option}", "data=iris", *([] if option == "one_batch" else ["trainer.max_epochs=1"]))
     assert outcome.code == 0, outcome.text
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_data_of_other_kinds(kind, tmp_path):
+    """The order depends on seed and epoch alone, every row comes once, and a trial batch goes through."""
+    run = built(tmp_path, *OTHERS[kind])
+    first, again = list(run.data.train_dataloader()), list(run.data.train_dataloader())
+    assert sum(len(batch[-1]) for batch in first) == len(run.data.rows["train"])
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert "test" in run.data.datasets
+    preflight(run)
 
 
 @pytest.mark.parametrize("option", ["breast_cancer", "diabetes", "digits", "iris", "line", "wine"])

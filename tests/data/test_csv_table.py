@@ -118,7 +118,7 @@ def test_what_was_learned_travels(tmp_path):
     import pandas as pd
 
     new = pd.DataFrame({"a": ["1.5"], "b": ["2"], "colour": ["green"]})
-    assert torch.equal(other.encode(new), data.encode(new))
+    assert torch.equal(other.encode(new, "new"), data.encode(new, "new"))
 
 
 def test_separators_and_byte_order_marks(tmp_path):

@@ -52,5 +52,7 @@ def test_rows_of_like_lengths_come_together():
     assert padded(rows) > 1.5
     assert padded(ordered) < 1.06
     means = [lengths[batch].float().mean() for batch in ordered.split(8)]
-    assert abs(torch.tensor(means).argsort().float() - torch.arange(len(means))).mean() > len(means) / 6  # not by length
+    assert (
+        abs(torch.tensor(means).argsort().float() - torch.arange(len(means))).mean() > len(means) / 6
+    )  # not by length
     assert (lengths[bucketed(rows, lengths, 8)].diff() >= 0).all()

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.transforms import composed
 from iolaus.data.loader import AugmentedLoader, Batch, Key, Start, make_loader, resident
-from iolaus.data.memory import parts
+from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, row_dtype, split
 from iolaus.errors import UserError
 
@@ -103,7 +103,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         if self.datasets:
             return
-        self.datasets = self._transformed(self.load())
+        self.datasets = {name: narrowed(dataset) for name, dataset in self._transformed(self.load()).items()}
         lengths = {name: len(dataset) for name, dataset in self.datasets.items()}  # type: ignore[arg-type]
         self.rows = {name: torch.arange(n, dtype=row_dtype(n)) for name, n in lengths.items()}
         total = len(self.rows["train"])
@@ -224,12 +224,13 @@ class DataModule(pl.LightningDataModule, ABC):
         if not isinstance(dataset, TensorDataset):
             rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_ROWS)).long()]
             samples = [dataset[int(row)] for row in rows]
-            dataset = TensorDataset(torch.stack([s[0] for s in samples]), torch.as_tensor([s[1] for s in samples]))
+            targets = torch.stack([torch.as_tensor(s[1]) for s in samples])
+            dataset = TensorDataset(torch.stack([s[0] for s in samples]), targets)
             rows = torch.arange(len(samples))
         inputs, targets = dataset.tensors[0], dataset.tensors[-1]
-        found = {"input": _mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")}
+        found = {"input": mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")}
         if self.target_kind == "real":
-            found["target"] = _mean_and_deviation(targets, rows, per_channel=False)
+            found["target"] = mean_and_deviation(targets, rows, per_channel=False)
         return found
 
     def new_items(self, source: Path | str) -> Iterator[Any]:
@@ -333,7 +334,7 @@ def _narrow(labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _mean_and_deviation(
+def mean_and_deviation(
     values: torch.Tensor, rows: torch.Tensor, per_channel: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation over rows (and pixels), in blocks, so that no float copy of the whole is made."""

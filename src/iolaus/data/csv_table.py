@@ -1,6 +1,9 @@
 """A user's own table: numbers, categories and empty cells told apart, and told about by line and column."""
 
-from collections.abc import Sequence
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,28 +18,30 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES = 100
 MOST = 1e30  # float32 ends at 3.4e38, and squares are summed
+GAPS = ("", "na", "nan", "null", "none", "?")  # cells that say nothing, in any capitals
 
 
-class CsvTable(DataModule):
-    """A table with a column to predict.
+class Table(DataModule, ABC):
+    """A table with a column to predict; a subclass reads the file.
 
     A column of numbers is one input; a column of text becomes one input for each of its categories. Mean, deviation and fill
     values are taken from the training split alone. A category that the file at `path` does not have, and an empty cell among
     categories that is to be filled in, is none of the known ones: all its inputs are 0.
 
     Args:
-        path: the file, with column names in its first line.
+        path: the file.
         target: name of the column to predict.
         columns: names of the columns to predict it from; None: all others.
         drop: names of columns to leave out.
         test_path: a file of its own for the test split.
-        separator: what stands between two cells: a character, or tab, semicolon, comma, pipe, space.
         missing: what to do with empty cells: error, drop (the row), or fill in the mean or median of the training rows.
         base: the settings that every data set has; see DataModule.
 
     Raises:
-        UserError: naming file, line and column, for what is missing or is no number among numbers.
+        UserError: naming file, row and column, for what is missing or is no number among numbers.
     """
+
+    place = "line"  # what messages call a row; its number is the table's index
 
     def __init__(
         self,
@@ -45,7 +50,6 @@ class CsvTable(DataModule):
         columns: Sequence[str | int] | None = None,
         drop: Sequence[str | int] = (),
         test_path: str | None = None,
-        separator: str = ",",
         missing: Literal["error", "drop", "mean", "median"] = "error",
         **base: Any,
     ):
@@ -55,16 +59,15 @@ class CsvTable(DataModule):
         self.columns = [str(c) for c in columns] if columns is not None else None
         self.drop = [str(c) for c in drop]
         self.test_path = test_path
-        self.separator = separator
         self.missing = missing
         # Each column's categories, or None, the number for empty cells, and a constant that is taken away before the
         # numbers become float32, where they are so large against their spread that they would lose their digits.
         self.encoding: dict[str, dict[str, Any]] = {}
 
     def load(self) -> dict[str, Dataset]:
-        tables = {"train": self._read(self.path)}
+        tables = {"train": self.read(self.path)}
         if self.test_path is not None:
-            tables["test"] = self._read(self.test_path)
+            tables["test"] = self.read(self.test_path)
         names = self._input_names(list(tables["train"].columns))
         for split, table in tables.items():
             if absent := [n for n in [*names, self.target] if n not in table.columns]:
@@ -72,29 +75,17 @@ class CsvTable(DataModule):
             tables[split] = self._without_gaps(table, names, self.test_path if split == "test" else self.path)
         self._learn(tables["train"], names)
         self.input_shape = (sum(len(e["categories"] or [None]) for e in self.encoding.values()),)
-        return {split: TensorDataset(self.encode(table), self._encode_target(table)) for split, table in tables.items()}
-
-    def _read(self, path: str) -> "pd.DataFrame":
-        """The file as text, line numbers as index, so that every later message can name the line."""
-        import pandas as pd
-
-        header(path, self.separator)  # refuses an empty file
-        try:
-            table = pd.read_csv(
-                path,
-                sep=delimiter(self.separator),
-                dtype=str,
-                keep_default_na=False,
-                skipinitialspace=True,
-                encoding="utf-8-sig",
+        paths = {"train": self.path, "test": self.test_path}
+        return {
+            split: TensorDataset(
+                self.encode(table, f"data.path: {paths[split]}"), self._encode_target(table, str(paths[split]))
             )
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise UserError(f"data.path: {path} cannot be read as a table: {str(error).strip()}") from None
-        if len(table) == 0:
-            raise UserError(f"data.path: {path} has column names and no rows")
-        table.index = pd.RangeIndex(2, len(table) + 2)
-        table.columns = table.columns.str.strip()
-        return table.apply(lambda column: column.str.strip())
+            for split, table in tables.items()
+        }
+
+    @abstractmethod
+    def read(self, path: str) -> "pd.DataFrame":
+        """A file's cells as text, with the numbers of `place` as index, so that every later message can name the row."""
 
     def _input_names(self, available: list[str]) -> list[str]:
         named = {"target": [self.target], "columns": self.columns or [], "drop": self.drop}
@@ -112,7 +103,7 @@ class CsvTable(DataModule):
 
     def _without_gaps(self, table: "pd.DataFrame", names: list[str], path: str | None) -> "pd.DataFrame":
         """Refuse or drop rows with empty cells; those that will be filled stay."""
-        empty = table[[*names, self.target]].map(lambda cell: cell.lower() in ("", "na", "nan", "null", "none", "?"))
+        empty = table[[*names, self.target]].map(_is_gap)
         must_go = empty[[self.target]] if self.missing in ("mean", "median") else empty
         rows = must_go.any(axis=1)
         if self.missing == "error" and rows.any():
@@ -120,7 +111,7 @@ class CsvTable(DataModule):
             column = empty.columns[empty.loc[line].to_numpy().argmax()]
             cell = table.loc[line, column]
             raise UserError(
-                f"data.path: {path} line {line}, column {column!r}: the cell is empty{f' ({cell})' if cell else ''}; "
+                f"data.path: {path} {self.place} {line}, column {column!r}: the cell is empty{f' ({cell})' if cell else ''}; "
                 f"{int(rows.sum())} of {len(table)} rows have such cells\n"
                 "set data.missing=drop to leave those rows out, or data.missing=mean or median to fill them in"
             )
@@ -140,7 +131,7 @@ class CsvTable(DataModule):
                 if numbers.abs().max() > MOST:
                     line = numbers.abs().idxmax()
                     raise UserError(
-                        f"data.path: {self.path} line {line}, column {name!r}: {cells[line]} is too large for float32"
+                        f"data.path: {self.path} {self.place} {line}, column {name!r}: {cells[line]} is too large for float32"
                     )
                 shift = numbers.mean() if _loses_digits(numbers) else 0.0
                 self.encoding[name] = {"categories": None, "fill": float("nan"), "shift": float(shift)}
@@ -148,7 +139,7 @@ class CsvTable(DataModule):
             if numbers.notna().mean() > 0.5:
                 line = numbers.isna().idxmax()
                 raise UserError(
-                    f"data.path: {self.path} line {line}, column {name!r}: {cells[line]!r} is not a number, most others are; "
+                    f"data.path: {self.path} {self.place} {line}, column {name!r}: {cells[line]!r} is not a number, most others are; "
                     f"mend it or leave the column out: data.drop=[{name}]"
                 )
             categories = sorted(cells.unique())
@@ -174,8 +165,8 @@ class CsvTable(DataModule):
                     dataset.tensors[0][:, position].nan_to_num_(encoding["fill"])  # type: ignore[attr-defined]
             position += len(encoding["categories"] or [None])
 
-    def encode(self, table: "pd.DataFrame") -> torch.Tensor:
-        """Rows of text as numbers: (rows, input_shape[0]) float32."""
+    def encode(self, table: "pd.DataFrame", source: str) -> torch.Tensor:
+        """Rows of text as numbers: (rows, input_shape[0]) float32; `source` begins messages."""
         columns = []
         for name, encoding in self.encoding.items():
             if encoding["categories"] is not None:
@@ -186,19 +177,21 @@ class CsvTable(DataModule):
             numbers = _numbers(table[name])
             if (text := numbers.isna() & (table[name] != "")).any():
                 line = text.idxmax()
-                raise UserError(f"data.path: line {line}, column {name!r}: {table.loc[line, name]!r} is not a number")
+                raise UserError(
+                    f"{source} {self.place} {line}, column {name!r}: {table.loc[line, name]!r} is not a number"
+                )
             numbers = numbers.sub(encoding["shift"]).fillna(encoding["fill"])
             columns.append(torch.tensor(numbers.to_numpy(), dtype=torch.float32))
         return torch.stack(columns, dim=1)
 
-    def _encode_target(self, table: "pd.DataFrame") -> torch.Tensor:
+    def _encode_target(self, table: "pd.DataFrame", path: str) -> torch.Tensor:
         cells = table[self.target]
         if self.target_kind == "real":
             numbers = _numbers(cells)
             if numbers.isna().any():
                 line = numbers.isna().idxmax()
                 raise UserError(
-                    f"data.target: line {line}, column {self.target!r}: {cells[line]!r} is not a number; "
+                    f"data.target: {path} {self.place} {line}, column {self.target!r}: {cells[line]!r} is not a number; "
                     "for labels choose task=classification"
                 )
             if _loses_digits(numbers):
@@ -223,7 +216,9 @@ class CsvTable(DataModule):
         numbered = cells.map({name: i for i, name in enumerate(self.class_names)})
         if numbered.isna().any():
             line = numbered.isna().idxmax()
-            raise UserError(f"data.target: line {line}: label {cells[line]!r} is not among the training labels")
+            raise UserError(
+                f"data.target: {path} {self.place} {line}: label {cells[line]!r} is not among the training labels"
+            )
         return torch.tensor(numbered.to_numpy(), dtype=torch.int64)
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -236,11 +231,93 @@ class CsvTable(DataModule):
         found["input"] = (mean.masked_fill(kept, 0.0), deviation.masked_fill(kept, 1.0))
         return found
 
+    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+        """The rows of a file with the same columns, in any order and among others; or a text: their values in order."""
+        if isinstance(source, str):
+            table, where = self._row(source), "the text:"
+        else:
+            where = str(source)
+            try:
+                table = self.read(where)
+            except UserError as error:
+                raise UserError(str(error).removeprefix("data.path: ")) from None
+        for name in self.encoding:
+            if name not in table.columns:
+                raise UserError(f"{source} has no column {name!r}{did_you_mean(name, table.columns)}")
+        empty = table[list(self.encoding)].map(_is_gap)
+        if self.missing in ("error", "drop") and (rows := empty.any(axis=1)).any():
+            line = rows.idxmax()
+            column = empty.columns[empty.loc[line].to_numpy().argmax()]
+            raise UserError(
+                f"{where} {self.place} {line}, column {column!r}: the cell is empty; only a run with data.missing=mean or median fills "
+                "it in"
+            )
+        yield from self.encode(table.mask(empty, ""), where)
+
+    def _row(self, text: str) -> "pd.DataFrame":
+        """The values of one row, given on the command line."""
+        import pandas as pd
+
+        names = list(self.encoding)
+        (cells,) = csv.reader([text], delimiter=self._delimiter())
+        if len(cells) != len(names):
+            raise UserError(f"the text has {len(cells)} values and must have {len(names)}: {', '.join(names)}")
+        return pd.DataFrame([[cell.strip() for cell in cells]], columns=names, index=[1])
+
+    def _delimiter(self) -> str:
+        return ","
+
     def state_dict(self) -> dict[str, Any]:
         return {"encoding": self.encoding, "class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.encoding, self.class_names = state_dict["encoding"], state_dict["class_names"]
+
+
+class CsvTable(Table):
+    """A table as text, with a column to predict.
+
+    Args:
+        path: the file, with column names in its first line.
+        target: name of the column to predict.
+        separator: what stands between two cells: a character, or tab, semicolon, comma, pipe, space.
+        table: columns, drop, test_path, missing and the settings that every data set has; see Table.
+
+    Raises:
+        UserError: as Table does, and for a file that is no text of cells.
+    """
+
+    def __init__(self, path: str, target: str | int, separator: str = ",", **table: Any):
+        super().__init__(path, target, **table)
+        self.separator = separator
+
+    def read(self, path: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        header(path, self.separator)  # refuses an empty file
+        try:
+            table = pd.read_csv(
+                path,
+                sep=delimiter(self.separator),
+                dtype=str,
+                keep_default_na=False,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+            )
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise UserError(f"data.path: {path} cannot be read as a table: {str(error).strip()}") from None
+        if len(table) == 0:
+            raise UserError(f"data.path: {path} has column names and no rows")
+        table.index = pd.RangeIndex(2, len(table) + 2)
+        table.columns = table.columns.str.strip()
+        return table.apply(lambda column: column.str.strip())
+
+    def _delimiter(self) -> str:
+        return delimiter(self.separator)
+
+
+def _is_gap(cell: str) -> bool:
+    return cell.lower() in GAPS
 
 
 def _numbers(cells: "pd.Series") -> "pd.Series":

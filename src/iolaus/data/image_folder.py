@@ -1,11 +1,13 @@
 """A user's own images in a folder a class."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from iolaus.augment.transforms import composed
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 
@@ -34,23 +36,10 @@ class Images(Dataset):
         return "\n".join(f"{file} {file.stat().st_size}" for file in self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        import numpy as np
-        from PIL import Image
-
-        file = self.files[index]
         try:
-            with Image.open(file) as opened:
-                image: Image.Image = opened
-                if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower ones
-                    image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
-                resized = image.convert("L" if self.channels == 1 else "RGB").resize(
-                    self.size[::-1], Image.Resampling.BILINEAR
-                )
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"data.path: {file} cannot be read as an image: {error}") from None
-        pixels = torch.from_numpy(np.array(resized))
-        pixels = pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
-        return pixels.contiguous(), int(self.targets[index])
+            return decoded(self.files[index], self.size, self.channels), int(self.targets[index])
+        except UserError as error:
+            raise UserError(f"data.path: {error}") from None
 
 
 class ImageFolder(DataModule):
@@ -99,6 +88,16 @@ class ImageFolder(DataModule):
             }
         return dict(images)
 
+    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+        """An image file, or all of a folder, in the run's channels and size."""
+        yield from new_images(source, (self.channels, *self.size), self.transforms)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.class_names = state_dict["class_names"]
+
     def _images(self, folder: Path, names: list[str]) -> Images:
         if unknown := sorted(set(_subfolders(folder)) - set(names)):
             raise UserError(f"data.path: {folder / unknown[0]} is a class that the training images do not have")
@@ -117,3 +116,57 @@ class ImageFolder(DataModule):
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def decoded(file: Path, size: Sequence[int], channels: int) -> torch.Tensor:
+    """An image file as (channels, *size) bytes.
+
+    Raises:
+        UserError: for a file that is no image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            image: Image.Image = opened
+            if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower ones
+                image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
+            height, width = size
+            resized = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{file} cannot be read as an image: {error}") from None
+    pixels = torch.from_numpy(np.array(resized))
+    pixels = pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    return pixels.contiguous()
+
+
+def new_images(
+    source: Path | str,
+    shape: Sequence[int],
+    transforms: Sequence[Any],
+    convert: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[torch.Tensor]:
+    """Images to predict for.
+
+    Args:
+        source: an image file, or a folder of them.
+        shape: channels, height and width that each becomes.
+        transforms: of the run's images, see augment.transforms.
+        convert: makes the numbers that the run's images have of bytes; before the transforms.
+
+    Raises:
+        UserError: for a text, a file that is no image, or a folder without any.
+    """
+    if isinstance(source, str):
+        raise UserError("predict: give image files; a text is no image")
+    files = sorted(f for f in source.rglob("*") if f.suffix.lower() in EXTENSIONS) if source.is_dir() else [source]
+    if not files:
+        raise UserError(f"{source} holds no image  (known endings: {' '.join(sorted(EXTENSIONS))})")
+    if shape[0] not in (1, 3):
+        raise UserError(f"predict: the run's images have {shape[0]} channels; image files have 1 or 3")
+    apply = composed(list(transforms), at_random=False) if transforms else None
+    for file in files:
+        image = decoded(file, shape[1:], shape[0])
+        image = image if convert is None else convert(image)
+        yield image if apply is None else apply(image)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from iolaus import random_state
 from iolaus.data.memory import moved_to, parts, take
-from iolaus.data.order import bucketed, mix, permutation
+from iolaus.data.order import bucketed, mix, shuffled
 from iolaus.errors import UserError
 
 Batch = tuple[torch.Tensor, ...]  # inputs, one or several, and the target
@@ -66,7 +66,7 @@ def _ordered(
     rows: torch.Tensor, key: tuple[int, ...], start: int, batch_size: int, lengths: torch.Tensor | None
 ) -> torch.Tensor:
     """The rows in the order that a key gives, their own without one, from a batch on; where they have lengths, like ones together."""
-    ordered = rows[permutation(len(rows), *key)] if key else rows
+    ordered = shuffled(rows, *key) if key else rows
     if lengths is not None:
         ordered = bucketed(ordered, lengths.cpu(), batch_size, *key)
     return ordered[start * batch_size :]
@@ -114,6 +114,7 @@ class KeyedItems(Dataset):
     """A data set whose random transforms depend on the batch's key alone: any number of workers gives the same samples.
 
     The generators of Python, NumPy and torch are seeded once a batch; in the training process itself they are put back afterwards.
+    A data set that has `__getitems__` is asked for all rows of a batch at once.
     """
 
     def __init__(self, dataset: Dataset):
@@ -128,7 +129,8 @@ class KeyedItems(Dataset):
         random.seed(rows.key)
         np.random.seed(rows.key % 2**32)
         torch.default_generator.manual_seed(rows.key)
-        items = [self.dataset[row] for row in rows]
+        at_once = getattr(self.dataset, "__getitems__", None)
+        items = at_once(rows) if at_once is not None else [self.dataset[row] for row in rows]
         if before is not None:
             random_state.restore(before)
         return items

@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+NARROW = (torch.uint8, torch.int16)  # what labels are kept as, where they fit
+
 
 class InMemory(Dataset, ABC):
     """A data set in memory that is more than rows of tensors; torch's TensorDataset serves those.
@@ -83,10 +85,21 @@ class Ragged:
 
 
 def take(dataset: Any, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """One batch of a data set in memory, by its rows."""
-    if isinstance(dataset, TensorDataset):
-        return tuple(tensor.index_select(0, rows) for tensor in dataset.tensors)
-    return dataset.take(rows)
+    """One batch of a data set in memory, by its rows; labels as int64, however they are kept."""
+    if not isinstance(dataset, TensorDataset):
+        return dataset.take(rows)
+    *inputs, target = (tensor.index_select(0, rows) for tensor in dataset.tensors)
+    return (*inputs, target.long() if target.dtype in NARROW else target)
+
+
+def narrowed(dataset: Any) -> Any:
+    """A data set whose labels take a byte or two each, where they are whole numbers that fit: a column of int64 may weigh as much as two of inputs."""
+    if not isinstance(dataset, TensorDataset) or dataset.tensors[-1].dtype != torch.int64 or not len(dataset):
+        return dataset
+    *inputs, target = dataset.tensors
+    low, high = int(target.min()), int(target.max())
+    fitting = [dtype for dtype in NARROW if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max]
+    return TensorDataset(*inputs, target.to(fitting[0])) if fitting else dataset
 
 
 def parts(dataset: Any) -> list[torch.Tensor] | None:

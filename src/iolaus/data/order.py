@@ -30,6 +30,14 @@ def permutation(n: int, *key: int) -> torch.Tensor:
     return torch.randperm(n, dtype=row_dtype(n), generator=torch.Generator().manual_seed(mix(*key)))
 
 
+def shuffled(rows: torch.Tensor, *key: int) -> torch.Tensor:
+    """The rows in the order that a key gives, written over the permutation itself: of a large table's rows no third copy is made."""
+    order = permutation(len(rows), *key)
+    for block in order.split(SCALARS):
+        block.copy_(rows[block])
+    return order
+
+
 def bucketed(rows: torch.Tensor, lengths: torch.Tensor, batch_size: int, *key: int) -> torch.Tensor:
     """Rows in another order, so that those of a batch are of like lengths and little is padded.
 

@@ -1,14 +1,19 @@
 """Small real data sets that ship inside scikit-learn. https://scikit-learn.org/stable/datasets/toy_dataset.html."""
 
 import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
+from iolaus.data.image_folder import EXTENSIONS, new_images
 from iolaus.errors import UserError, did_you_mean
 
+BRIGHTEST = 16.0  # of the digits' pixels
 NAMES = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
 
 
@@ -26,6 +31,7 @@ class ScikitLearn(DataModule):
     def __init__(self, name: str, **base: Any):
         super().__init__(**base)
         self.name: str = name
+        self._item_shape = self.input_shape  # before transforms
 
     def load(self) -> dict[str, Dataset]:
         from sklearn import datasets
@@ -41,3 +47,56 @@ class ScikitLearn(DataModule):
             return {"train": TensorDataset(inputs, torch.as_tensor(bunch.target, dtype=torch.int64))}
         targets = torch.as_tensor(bunch.target, dtype=torch.float32).reshape(len(inputs), -1)
         return {"train": TensorDataset(inputs, targets)}
+
+    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+        """Rows of as many numbers as an input has: a text file of them, with or without a line of names, or one row as a text.
+
+        Images may also be image files, or folders of them: they become grey images of the data set's size and brightness; nothing is
+        inverted, the digits are white on black.
+        """
+        assert self._item_shape is not None
+        is_image = isinstance(source, Path) and (source.is_dir() or source.suffix.lower() in EXTENSIONS)
+        if self.input_kind == "image" and is_image:
+            yield from new_images(source, self._item_shape, self.transforms, lambda image: image / 255 * BRIGHTEST)
+            return
+        text = source if isinstance(source, str) else source.read_text(encoding="utf-8-sig", errors="replace")
+        where = "the text" if isinstance(source, str) else str(source)
+        for row in numbers(text.splitlines(), math.prod(self._item_shape), where):
+            yield torch.tensor(row).reshape(self._item_shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.class_names = state_dict["class_names"]
+
+
+def numbers(lines: Iterable[str], count: int, where: str) -> Iterator[list[float]]:
+    """Lines of so many numbers, with commas, semicolons or spaces between them; a first line of names is passed over.
+
+    Raises:
+        UserError: naming the line, for another number of numbers, or what is none.
+    """
+    found = 0
+    for number, line in enumerate(lines, 1):
+        cells = re.split(r"\s*[,;]\s*|\s+", line.strip())
+        values = [_number(cell) for cell in cells]
+        if cells == [""] or (number == 1 and all(value is None for value in values)):
+            continue
+        if len(cells) != count:
+            raise UserError(f"{where} line {number}: has {len(cells)} values; an input is {count} numbers")
+        if None in values:
+            raise UserError(f"{where} line {number}: {cells[values.index(None)]!r} is not a number")
+        found += 1
+        yield [value for value in values if value is not None]
+    if not found:
+        raise UserError(f"{where}: holds no row of {count} numbers")
+
+
+def _number(cell: str) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,35 +1,72 @@
-"""What a table's target column holds, told from the file's text alone (torch and pandas take seconds to import)."""
+"""What a data file's targets are, told from its beginning alone and without torch and pandas, which take seconds to import."""
 
 import csv
+import importlib
 import itertools
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 from iolaus.errors import UserError, did_you_mean
 
 ROWS = 10_000  # rows that are looked at
 SEPARATORS = {"tab": "\t", "semicolon": ";", "comma": ",", "pipe": "|", "space": " ", "\\t": "\t"}
 MOST_CLASSES = 20  # more different whole numbers than these are amounts, not labels
+SETTINGS = ("path", "target", "separator", "inputs", "targets")  # of a data set, which say where its targets are
+FIRST_BYTES = {b"PK\x03\x04": "npz", b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet"}
+USER_BLOCKS = (0, 512, 1024, 2048)  # where HDF5 may begin
+
+Kind = Literal["class", "real"]
 
 
-def sniff_target_kind(path: str | None, target: str | None, separator: str) -> Literal["class", "real"]:
-    """Whether the target column holds labels or amounts.
+class Header(NamedTuple):
+    """An array that was not read: its shape and its dtype of numpy."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def told_by_file(data: Mapping[str, Any]) -> dict[str, str]:
+    """What only the file of a data set tells: `target_kind` and, where it holds arrays, `input_kind`.
+
+    Args:
+        data: those of SETTINGS that the data set has, None where nothing is given. One that has `targets` is of arrays, any other a table.
+
+    Raises:
+        UserError: when the file, the column or the array is not there, or is not what it must be.
+    """
+    path = data.get("path")
+    if "targets" not in data:
+        return {"target_kind": sniff_target_kind(path, data.get("target"), data.get("separator") or ",")}
+    path = _existing(path)
+    if (form := file_format(path)) not in ("npz", "hdf5"):
+        raise UserError(f"data.path: {path} is neither an npz file nor HDF5, nor the whole beginning of one")
+    found = npz_headers(path) if form == "npz" else hdf5_headers(path)
+    inputs, targets = str(data.get("inputs")), str(data.get("targets"))
+    check_arrays(path, found, inputs, targets)
+    input_kind = "table" if len(found[inputs].shape) == 2 else "image"
+    return {"target_kind": "real" if found[targets].dtype.kind == "f" else "class", "input_kind": input_kind}
+
+
+def sniff_target_kind(path: str | None, target: str | None, separator: str) -> Kind:
+    """Whether the target column of a table holds labels or amounts.
 
     Text is labels; so are at most 20 different whole numbers, each on two rows on average at least. Other numbers are
     amounts.
 
     Args:
-        path: the file.
+        path: the file, of text or Parquet.
         target: the column to predict.
         separator: what stands between two cells.
 
     Raises:
         UserError: when the file or the column is not there, or no row is.
     """
-    if path is None or not Path(path).is_file():
-        what = "must be given, as in data.path=FILE.csv" if path is None else f"{path} is not a file"
-        raise UserError(f"data.path: {what}  (working directory: {Path.cwd()})")
-    columns = header(path, separator)
+    path = _existing(path)
+    is_parquet = file_format(path) == "parquet"
+    columns = parquet_columns(path) if is_parquet else header(path, separator)
     target = None if target is None else str(target)  # names such as 3 arrive as numbers
     if target is None:
         raise UserError(f"data.target: must name the column to predict; {path} has {', '.join(columns)}")
@@ -37,13 +74,28 @@ def sniff_target_kind(path: str | None, target: str | None, separator: str) -> L
         raise UserError(
             f"data.target: {path} has no column {target!r}{did_you_mean(target, columns)}  (it has: {', '.join(columns)})"
         )
-    position = columns.index(target)
-    separator = delimiter(separator)
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = itertools.islice(csv.reader(file, delimiter=separator), 1, ROWS)
-        cells = [row[position].strip() for row in rows if len(row) > position and row[position].strip()]
+    cells = (
+        _parquet_cells(path, target) if is_parquet else _text_cells(path, columns.index(target), delimiter(separator))
+    )
     if not cells:
         raise UserError(f"data.path: {path} has no rows with a value in column {target!r}")
+    return _kind(cells)
+
+
+def _existing(path: str | None) -> str:
+    if path is None or not Path(path).is_file():
+        what = "must be given, as in data.path=FILE" if path is None else f"{path} is not a file"
+        raise UserError(f"data.path: {what}  (working directory: {Path.cwd()})")
+    return path
+
+
+def _text_cells(path: str, position: int, separator: str) -> list[str]:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = itertools.islice(csv.reader(file, delimiter=separator), 1, ROWS)
+        return [row[position].strip() for row in rows if len(row) > position and row[position].strip()]
+
+
+def _kind(cells: list[str]) -> Kind:
     try:
         numbers = {float(cell) for cell in cells}
     except ValueError:
@@ -73,6 +125,8 @@ def header(path: str, separator: str) -> list[str]:
         UserError: when the file is empty, a name stands twice, or another separator is meant.
     """
     separator = delimiter(separator)
+    if (form := file_format(path)) is not None:
+        raise UserError(f"data.path: {path} is no text, by its first bytes; take data={form}")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         columns = next(csv.reader(file, delimiter=separator), [])
     if not columns:
@@ -84,3 +138,145 @@ def header(path: str, separator: str) -> list[str]:
     if len(names) == 1 and others:
         raise UserError(f"data.separator: {path} has one column, {names[0]!r}; set data.separator={others[0]}")
     return names
+
+
+def file_format(path: str) -> str | None:
+    """npz, hdf5 or parquet by a file's first bytes; None for any other."""
+    with open(path, "rb") as file:
+        for start in USER_BLOCKS:
+            file.seek(start)
+            found = file.read(8)
+            for mark, form in FIRST_BYTES.items():
+                if found.startswith(mark) and (start == 0 or form == "hdf5"):
+                    return form
+    return None
+
+
+def needed(package: str, option: str) -> ModuleType:
+    """A package that one option alone needs.
+
+    Raises:
+        UserError: when it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError:
+        name = package.partition(".")[0]
+        raise UserError(f"data={option}: needs the package {name}: pip install {name}") from None
+
+
+def parquet_columns(path: str) -> list[str]:
+    """The column names of a Parquet file.
+
+    Raises:
+        UserError: when it cannot be read, or a name stands twice.
+    """
+    parquet, pyarrow = needed("pyarrow.parquet", "parquet"), needed("pyarrow", "parquet")
+    try:
+        schema = parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"data.path: {path} cannot be read as a Parquet file: {' '.join(str(error).split())[:200]}"
+        ) from None
+    if twice := sorted({n for n in schema.names if schema.names.count(n) > 1}):
+        raise UserError(f"data.path: {path} has two columns named {twice[0]!r}; rename one")
+    return [str(name) for name in schema.names]
+
+
+def _parquet_cells(path: str, target: str) -> list[str]:
+    """The values of a column's first rows as text."""
+    parquet, pyarrow = needed("pyarrow.parquet", "parquet"), needed("pyarrow", "parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=ROWS, columns=[target])
+            values = next(batches).column(0).to_pylist() if file.metadata.num_rows else []
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"data.path: {path} cannot be read as a Parquet file: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return [str(value) for value in values if value is not None and value == value]
+
+
+def npz_headers(path: str) -> dict[str, Header]:
+    """The arrays of an npz file by name; nothing but their headers is read.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    import numpy as np
+
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in (name for name in archive.namelist() if name.endswith(".npy")):
+                with archive.open(entry) as file:
+                    if (read := readers.get(np.lib.format.read_magic(file))) is not None:
+                        shape, _, dtype = read(file)
+                        found[entry.removesuffix(".npy")] = Header(shape, dtype)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+        raise UserError(
+            f"data.path: {path} cannot be read as an npz file: {str(error) or 'it ends too early'}"
+        ) from None
+    return found
+
+
+def hdf5_headers(path: str) -> dict[str, Header]:
+    """The data sets of an HDF5 file by name, those in groups as GROUP/NAME.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    h5py = needed("h5py", "hdf5")
+    found: dict[str, Header] = {}
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            found[name] = Header(item.shape, item.dtype)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(note)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"data.path: {path} cannot be read as an HDF5 file: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return found
+
+
+def check_arrays(path: str, found: Mapping[str, Header], inputs: str, targets: str) -> None:
+    """Refuse arrays that cannot be inputs (N, features), (N, H, W) or (N, C, H, W) and N targets.
+
+    Raises:
+        UserError: for an array that is not there, holds no numbers, or is not as long as the other one.
+    """
+    for setting, name in (("inputs", inputs), ("targets", targets)):
+        check_array(path, found, name, f"data.{setting}: ")
+    rows, more = found[inputs].shape[0], found[targets].shape[0]
+    if rows != more:
+        raise UserError(
+            f"data.targets: {path}: {inputs!r} has {rows} rows and {targets!r} has {more}; each input must have its target"
+        )
+    if len(found[inputs].shape) not in (2, 3, 4):
+        raise UserError(
+            f"data.inputs: {path}: {inputs!r} has shape {list(found[inputs].shape)}; it must be rows of numbers (N, features) or images "
+            "(N, H, W) or (N, C, H, W)"
+        )
+
+
+def check_array(path: str, found: Mapping[str, Header], name: str, key: str) -> None:
+    """Refuse an array that is not there, or does not hold rows of numbers; `key` begins the message."""
+    if name not in found:
+        raise UserError(f"{key}{path} has no array {name!r}{did_you_mean(name, found)}  (it has: {_listed(found)})")
+    shape, dtype = found[name]
+    if dtype.kind not in "biuf":
+        raise UserError(
+            f"{key}{path}: {name!r} holds objects or texts (dtype {dtype}), which are not read; save it as numbers"
+        )
+    if not shape:
+        raise UserError(f"{key}{path}: {name!r} is one number; it must have a row for each sample")
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(itertools.islice(names, 11))
+    return ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "") or "nothing"

@@ -12,10 +12,12 @@ from iolaus.data.text_file import ByteStream
 from iolaus.errors import UserError
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "ensurepip", "lib2to3"}
+LEFT_OUT |= {"encodings", "pydoc_data"}  # which are tables and not programs
+MOST_BYTES = 100_000  # of a file: a larger one would be most of a split
 
 
 class Stdlib(ByteStream):
-    """Files of the standard library in an order drawn by the seed; validation and test are files of their own.
+    """Programs of the standard library in an order drawn by the seed; validation and test are files of their own.
 
     What the files hold depends on the Python that runs: the data's checksum stands in the run's resume points.
 
@@ -24,13 +26,14 @@ class Stdlib(ByteStream):
         base: the settings that every data set has; input_shape is the window's length.
     """
 
-    def __init__(self, size: int = 3_000_000, **base: Any):
+    def __init__(self, size: int = 1_200_000, **base: Any):
         super().__init__(**base)
         self.size = size
 
     def load(self) -> dict[str, Dataset]:
         root = Path(sysconfig.get_path("stdlib"))
-        files = sorted(f for f in root.rglob("*.py") if not LEFT_OUT & set(f.relative_to(root).parts))
+        sources = (f for f in root.rglob("*.py") if not LEFT_OUT & set(f.relative_to(root).parts))
+        files = sorted(f for f in sources if f.stat().st_size <= MOST_BYTES)
         if not files:
             raise UserError(f"data: there are no sources of the standard library in {root}; take data=text_file")
         taken: list[bytes] = []

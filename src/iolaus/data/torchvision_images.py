@@ -1,12 +1,15 @@
 """The small image data sets that torchvision downloads: MNIST and its kin, CIFAR. https://pytorch.org/vision/stable/datasets.html."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
+from iolaus.data.image_folder import new_images
 from iolaus.errors import UserError, did_you_mean
 
 NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST")
@@ -30,6 +33,7 @@ class TorchvisionImages(DataModule):
         self.name: str = name
         self.root = root
         self.download = download
+        self._file_shape = self.input_shape  # before transforms
 
     def load(self) -> dict[str, Dataset]:
         from torchvision import datasets
@@ -53,6 +57,17 @@ class TorchvisionImages(DataModule):
             ) from error
         self.class_names = self.class_names or [str(c) for c in official["train"].classes]
         return {name: TensorDataset(*_tensors(dataset)) for name, dataset in official.items()}
+
+    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+        """An image file, or all of a folder, in the data set's channels and size; nothing is inverted: MNIST is white on black."""
+        assert self._file_shape is not None
+        yield from new_images(source, self._file_shape, self.transforms)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.class_names = state_dict["class_names"]
 
 
 def _tensors(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:

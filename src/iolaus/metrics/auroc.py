@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torchmetrics.classification import MulticlassAUROC
 from torchmetrics.functional.classification import binary_auroc
-from torchmetrics.utilities import dim_zero_cat
 
 
 class AUROC(MulticlassAUROC):
@@ -28,13 +27,18 @@ class AUROC(MulticlassAUROC):
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """The mean, a 0-d tensor."""
-        preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
-        self.preds, self.target = [preds], [target]  # the parts need not be kept beside the whole
-        counts = torch.bincount(target, minlength=self.num_classes)
-        present = ((counts > 0) & (counts < len(target))).nonzero()[:, 0].tolist()
+        counts = sum(torch.bincount(part, minlength=self.num_classes) for part in self.target)
+        present = ((counts > 0) & (counts < counts.sum())).nonzero()[:, 0].tolist()  # type: ignore[union-attr, operator]
         if not present:
-            return torch.tensor(float("nan"), device=target.device)
-        # One curve at a time: those of all classes together would take several times the predictions' memory.
+            return torch.tensor(float("nan"), device=self.device)
+        # One curve at a time, from what is kept batch by batch: the whole in one piece would take the predictions' memory twice.
         return torch.stack(
-            [binary_auroc(preds[:, c], (target == c).long(), validate_args=False) for c in present]
+            [
+                binary_auroc(
+                    torch.cat([part[:, c] for part in self.preds]),
+                    torch.cat([part == c for part in self.target]).long(),
+                    validate_args=False,
+                )
+                for c in present
+            ]
         ).mean()
