@@ -15,7 +15,7 @@ from iolaus.errors import UserError
 from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
 
-CHUNK = 64  # items that are predicted together, and held in memory
+CHUNK = 256  # items that are predicted together, and held in memory
 ENDINGS = (".csv", ".jsonl")
 
 

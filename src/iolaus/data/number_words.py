@@ -5,7 +5,7 @@ import datetime
 import random
 from typing import Any
 
-from iolaus.data.sentence_pairs import SentencePairs
+from iolaus.data.sentence_pairs import SentencePairs, TokenKind
 
 SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -27,11 +27,12 @@ class NumberWords(SentencePairs):
 
     Args:
         size: pairs in all.
+        source_tokens: what a source is cut into.
         base: see SentencePairs.
     """
 
-    def __init__(self, size: int = 8000, **base: Any):
-        super().__init__(**base)
+    def __init__(self, size: int = 16_000, source_tokens: TokenKind = "characters", **base: Any):
+        super().__init__(source_tokens, **base)
         self.size = size
 
     def read(self) -> dict[str, list[tuple[str, str]]]:

@@ -76,7 +76,7 @@ class SentencePairs(DataModule):
 
     def __init__(
         self,
-        source_tokens: TokenKind = "characters",
+        source_tokens: TokenKind = "words",
         target_tokens: TokenKind = "words",
         max_vocab: int = 10_000,
         max_length: int = 200,
