@@ -11,7 +11,14 @@ from iolaus.check import check
 from iolaus.errors import ConfigError
 from iolaus.preflight import preflight
 
-DATA = ("breast_cancer", "diabetes", "digits", "iris", "line", "wine", "zero")  # which need no download
+# Data sets that need no download, small where they have a size.
+DATA = dict.fromkeys(("breast_cancer", "diabetes", "digits", "iris", "line", "wine", "zero"), ()) | {
+    "stdlib": ("data.size=60000", "data.input_shape=[16]"),
+    "number_words": ("data.size=200",),
+    "morse": ("data.size=60",),
+    "interactions": ("data.num_users=40", "data.num_items=60", "data.impressions=30", "data.num_candidates=10"),
+    "distances": ("data.num_points=20",),
+}
 FEW = ("digits",)  # which the fast tests try; the contract tests try a table too
 MODELS = options("model")
 LOSSES = options("loss")
@@ -59,7 +66,7 @@ def test_models_and_data(model, data, tmp_path):
     kind = composed(f"data={data}").data.input_kind
     if kind in accepted:
         assert why is None
-        trains(tmp_path, f"model={model}", f"data={data}", *SMALLER.get(model, []))
+        trains(tmp_path, f"model={model}", f"data={data}", *DATA[data], *SMALLER.get(model, []))
     else:
         assert why is not None
         assert f"model={model} with data={data}: it wants" in why
@@ -171,7 +178,9 @@ def table():
             "",
             "## Losses and tasks",
             "",
-            *rows(LOSSES, ("iris", "diabetes"), loss_cell),
+            *rows(
+                LOSSES, ("iris", "diabetes", "stdlib", "number_words", "morse", "interactions", "distances"), loss_cell
+            ),
         ]
     )
 
@@ -189,7 +198,8 @@ Every pair of these is tried by `tests/test_combinations.py`: where it says yes 
 refuses the command with the reason, before torch is imported. Optimizers, schedules and averages go together in any combination,
 and the test covers every pair of them; one-cycle with an optimizer that has no momentum wants `scheduler.cycle_momentum=false`.
 `optim=sparse_adam` wants a model with sparse gradients (`model=additive model.sparse=true`), `loss=poisson_nll` wants
-`data.standardize=false`. `data=csv`, `image_folder`, `mnist` and the other image data sets go with what tables and images go with.
+`data.standardize=false`. `data=csv`, `image_folder`, `mnist` and the other image data sets go with what tables and images go with; `text_file`, `tsv`, `speech_folder`,
+`interactions_csv` and `distance_matrix` with what the data at hand of their kind go with.
 
 """
     TABLE.write_text(HEAD + table() + "\n")

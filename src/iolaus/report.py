@@ -297,6 +297,8 @@ class Report:
             words.append(f"  iolaus resume {folder}")
         if results["checkpoint"] and self.run is not None and "test" in self.run.data.datasets:
             words.append(f"  iolaus test {folder}")
+        if results["checkpoint"]:
+            words.append(f"  iolaus predict {folder} FILE")
         return "\n".join(words)
 
 
