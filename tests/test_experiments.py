@@ -17,6 +17,7 @@ STATED = {
     "swa": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.96 and r["epochs"] == 300,
     "small_cnn": lambda r: r["num_parameters"] == 1_199_882 and r["metrics"]["test"]["accuracy/test"] >= 0.96,
     "cities": lambda r: r["metrics"]["test"]["stress/test"] < 0.221 and r["metrics"]["test"]["disparity/test"] < 0.016,
+    "recommend": lambda r: r["metrics"]["test"]["hit_rate/test"] >= 0.83,
     "parallel_cnn": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.95,
 }
 

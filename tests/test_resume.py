@@ -108,6 +108,11 @@ CONFIGURATIONS = {
         "model.hidden_dim=16",
         "task.max_length=6",
     ],
+    "rankings": [
+        *("data=interactions", "data.num_users=200", "data.num_items=100", "data.impressions=60"),
+        *("data.num_candidates=20", "data.batch_size=128"),
+    ],
+    "a map": ["data=distances", "data.num_points=20", "data.batch_size=50", "optim=adam"],
     "no validation split": ["data.val_fraction=0", "objective.monitor=loss/train"],
     "stock loop": ["trainer.fast_loop=false"],
     "background": ["callbacks.resume_points.background=true"],
@@ -119,6 +124,9 @@ CONFIGURATIONS = {
 
 # Left to the slow tests, which kill all configurations at random moments.
 SLOW = {
+    "translation",
+    "a map",
+    "rankings",
     "schedule by epochs",
     "validation every other epoch",
     "bf16",

@@ -196,7 +196,7 @@ def _heatmap(exhibit: Heatmap) -> "Figure":
     picture = ax.imshow(values, aspect="auto", cmap="viridis", extent=exhibit.extent, origin=origin)
     if (columns := exhibit.ticks[0]) is not None:
         slanted = max(map(len, columns), default=0) > 3
-        ax.set_xticks(range(len(columns)), [_label(c) for c in columns], rotation=60 if slanted else 0)
+        ax.set_xticks(range(len(columns)), [_label(c) for c in columns], rotation=60 if slanted else 0, fontsize=8)
     if (rows := exhibit.ticks[1]) is not None:
         ax.set_yticks(range(len(rows)), [_label(r) for r in rows])
     figure.colorbar(picture, ax=ax, fraction=0.046)

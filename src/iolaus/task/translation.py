@@ -10,15 +10,15 @@ from iolaus.functional.decoding import beam_search, greedy
 from iolaus.metrics.scores import Measured
 from iolaus.task.base import Task
 
-SHOWN = 100  # test sentences in the table
+MOST_TICKS = 30  # tokens of a source whose names can be read along an axis
 PAD, BOS, EOS, NO_TARGET = 0, 1, 2, -100
 
 
 class Translation(Task):
     """The model reads the source and is trained to give each target token from those before it; validation and test decode on their own.
 
-    The model has `encode(source) -> memory`, a tuple of tensors whose first dimension is the batch, and `decode(memory, tokens) -> logits`; where it has
-    `attention(source, tokens)`, a figure shows it.
+    The model has `encode(source) -> memory`, a tuple of tensors whose first dimension is the batch, and `decode(memory, tokens) -> logits`;
+    where it has `attention(source, tokens)`, a figure shows it.
 
     Args:
         decoding: greedy, the likeliest token each time, or beam search.
@@ -45,6 +45,7 @@ class Translation(Task):
         self.beam_width = beam_width
         self.length_penalty = length_penalty
         self.max_length = max_length
+        self._tested: list[tuple[torch.Tensor, ...]] = []  # sources, translations and references of the test
 
     def forward(self, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of each next token."""
@@ -85,25 +86,29 @@ class Translation(Task):
         found, _ = beam_search(*search, self.beam_width, self.length_penalty, device=source.device)
         return found[:, 0]
 
+    def on_test_epoch_start(self) -> None:
+        self._tested = []
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        loss, output, target = self.evaluate(batch)
+        self.test_scores.add(loss, output, target, self.size(target))
+        self._tested.append((batch[0].cpu(), output.cpu(), target.cpu()))
+
     def show(self, data: Any) -> dict[str, Exhibit]:
-        """A table of test sentences, those that went wrong first, and what a translation looks at."""
-        rows: list[tuple[str, str, str]] = []
-        first: torch.Tensor | None = None
-        for source, _, target in data.test_dataloader():
-            source = source.to(self.device)
-            first = source[:1] if first is None else first
-            texts = [data.decode(row) for row in self.translate(source).tolist()]
-            references = [data.decode(row) for row in target.tolist()]
-            sources = [self._source(data, row) for row in source.tolist()]
-            rows += zip(sources, texts, references, strict=True)
-            if len(rows) >= SHOWN:
-                break
+        """A table of the test sentences, those that went wrong first, and what the longest translation that is legible looked at."""
+        rows = [
+            (self._source(data, source), data.decode(tokens), data.decode(reference))
+            for batch in self._tested
+            for source, tokens, reference in zip(*(part.tolist() for part in batch), strict=True)
+        ]
         rows.sort(key=lambda row: row[1] == row[2])
         wrong = sum(row[1] != row[2] for row in rows)
         caption = f"{wrong} of {len(rows)} differ from the reference; they come first."
         shown: dict[str, Exhibit] = {"translations": Table(["source", "prediction", "reference"], rows, caption)}
-        if first is not None and hasattr(self.model, "attention"):
-            shown["attention"] = self._attention(first, data)
+        sources = [source[source != PAD][None] for batch in self._tested for source in batch[0]]
+        legible = [source for source in sources if source.shape[1] <= MOST_TICKS]
+        if legible and hasattr(self.model, "attention"):
+            shown["attention"] = self._attention(max(legible, key=lambda source: source.shape[1]).to(self.device), data)
         return shown
 
     def _source(self, data: Any, tokens: Sequence[int]) -> str:
