@@ -72,6 +72,13 @@ class Child:
         return self.log.read_text()
 
 
+def finished(place: Path, *arguments: str) -> Path:
+    """The folder of a run that was made for several tests, each of which takes a copy."""
+    child = Child(place, *arguments, "output_dir=run")
+    assert child.wait() == 0, child.text
+    return place / "run"
+
+
 def kill_at_step(number: int) -> Callable[[], None]:
     """For `before`: SIGKILL inside the training step of this number, counted from 0 in this process."""
 

@@ -1,6 +1,8 @@
 """The iolaus command on finished runs, also on a stranger's."""
 
 import pytest
+from conftest import Outcome
+from forked import copy_of, finished
 
 from iolaus import cli
 
@@ -15,9 +17,14 @@ def call(capfd, *arguments):
     return code, captured.out + captured.err
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("made"), "data=iris", "trainer.max_epochs=3")
+
+
 @pytest.fixture
-def run(command):
-    return command("data=iris", "trainer.max_epochs=3")
+def run(made, tmp_path):
+    return Outcome(0, "", copy_of(made, tmp_path / "made"))
 
 
 def test_test_repeats_the_run_s_own_test(run, capfd):

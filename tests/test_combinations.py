@@ -15,7 +15,7 @@ from iolaus.preflight import preflight
 DATA = dict.fromkeys(("breast_cancer", "diabetes", "digits", "iris", "line", "wine", "zero"), ()) | {
     "stdlib": ("data.size=60000", "data.input_shape=[16]"),
     "number_words": ("data.size=200",),
-    "morse": ("data.size=60",),
+    "morse": ("data.size=60", "data.num_words=[1,1]"),
     "interactions": ("data.num_users=40", "data.num_items=60", "data.impressions=30", "data.num_candidates=10"),
     "distances": ("data.num_points=20",),
 }

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from forked import copy_of, finished
 from torch import nn
 
 from iolaus.init.initializer import FUNCTIONS, Initializer
@@ -40,10 +41,14 @@ def test_a_run_with_another_initialiser(command):
 SMALL = ("data=wine", "model.hidden_dims=[16,8]", "callbacks=[default]", "logger=[]")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("made"), *SMALL, "trainer.max_epochs=3")
+
+
 @pytest.fixture
-def source(command):
-    outcome = command(*SMALL, "trainer.max_epochs=3", "output_dir=source")
-    assert outcome.code == 0, outcome.text
+def source(command, made, tmp_path):
+    copy_of(made, tmp_path / "source")
     return torch.load("source/checkpoints/best.ckpt", weights_only=True)["state_dict"]
 
 

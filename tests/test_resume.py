@@ -112,6 +112,7 @@ CONFIGURATIONS = {
         *("data=interactions", "data.num_users=200", "data.num_items=100", "data.impressions=60"),
         *("data.num_candidates=20", "data.batch_size=128"),
     ],
+    "speech": ["data=morse", "data.size=48", "data.num_words=[1,1]", "data.wpm=[30.0,30.0]", "trainer.max_epochs=3"],
     "a map": ["data=distances", "data.num_points=20", "data.batch_size=50", "optim=adam"],
     "no validation split": ["data.val_fraction=0", "objective.monitor=loss/train"],
     "stock loop": ["trainer.fast_loop=false"],
@@ -124,9 +125,14 @@ CONFIGURATIONS = {
 
 # Left to the slow tests, which kill all configurations at random moments.
 SLOW = {
+    "transforms",
+    "SWA with batch norm",
+    "LBFGS",
+    "early stopping",
     "translation",
     "a map",
     "rankings",
+    "speech",
     "schedule by epochs",
     "validation every other epoch",
     "bf16",
@@ -177,6 +183,7 @@ def test_killed_and_resumed(name, tmp_path):
         assert results[0][key] == results[1][key], key
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_weights(tmp_path):
     for workers in (0, 1, 2, 4):
         child = Child(tmp_path, *SMALL, *OWN_DATA, f"data.num_workers={workers}", f"output_dir={workers}")

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 import yaml
-from forked import Child, differences, kill_at_step, scalars
+from forked import Child, copy_of, differences, finished, kill_at_step, scalars
 from test_resume import NOISY, OWN_DATA, SMALL
 
 from iolaus.task.base import Task
@@ -89,7 +89,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == point
 
 
-@pytest.mark.parametrize("grace", [0.2, 60])
+@pytest.mark.parametrize("grace", [0.2, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_signal_inside_a_validation(tmp_path, grace):
     """It may end within its time, and then no step is lost; else the run ends, and resumes from the point before."""
     arguments = [
@@ -359,6 +359,7 @@ def test_tensorboard_s_file_cannot_be_written(tmp_path):
     assert child.text.count("TensorBoard's file cannot be written") == 1
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_back(tmp_path):
     def arm():
         now = time.time
@@ -408,6 +409,11 @@ def test_a_run_by_steps_can_be_trained_on(tmp_path):
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("made"), *SMALL, "trainer.max_epochs=1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -423,10 +429,8 @@ def test_a_run_by_steps_can_be_trained_on(tmp_path):
         (["resume=run", "callbacks.resume_points.every_n_minutes=0"], "every_n_minutes: must be above 0"),
     ],
 )
-def test_wrong_words(tmp_path, arguments, says):
-    first = Child(tmp_path, *SMALL, "trainer.max_epochs=1", "output_dir=run")
-    assert first.wait() == 0
-    first.log.unlink()
+def test_wrong_words(made, tmp_path, arguments, says):
+    copy_of(made, tmp_path / "run")
     child = Child(tmp_path, *arguments)
     assert child.wait() == 1
     assert says in child.text, child.text

@@ -32,6 +32,8 @@ MOVABLE = (
     "data.root=",
     "data.download=",
     "data.test_path=",
+    "data.transcripts=",
+    "data.test_transcripts=",
     "data.num_workers=",
     "data.eval_batch_size=",
 )

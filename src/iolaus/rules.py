@@ -69,6 +69,7 @@ RANGES = {
     "every_n_minutes": "(0, inf)",
     "every_n_steps": "[1, inf)",
     "factor": "(0, inf)",
+    "frame_s": "(0, inf)",
     "gamma": "(0, inf)",
     "gradient_clip_val": "(0, inf)",
     "hidden_dim": "[1, inf)",
@@ -86,6 +87,7 @@ RANGES = {
     "max_steps": "[1, inf)",
     "min_delta": "[0, inf)",
     "momentum": "[0, 1)",
+    "num_bands": "[1, inf)",
     "num_candidates": "[1, inf)",
     "num_classes": "[2, inf)",
     "num_items": "[2, inf)",
@@ -98,11 +100,13 @@ RANGES = {
     "padding": "[0, inf)",
     "patience": "[0, inf)",
     "probability": "[0, 1]",
+    "rate_hz": "[1, inf)",
     "sample_length": "[1, inf)",
     "seed": "[0, 4294967295]",
     "size": "[1, inf)",
     "start": "[0, inf)",
     "step_size": "[1, inf)",
+    "strides": "[1, inf)",
     "temperature": "[0, inf)",
     "test_fraction": "[0, 1)",
     "top_k": "[1, inf)",
@@ -113,6 +117,7 @@ RANGES = {
     "update_bn_batches": "[0, inf)",
     "validation_grace_s": "[0, inf)",
     "weight_decay": "[0, inf)",
+    "window_s": "(0, inf)",
 }
 UNLIMITED = {"max_epochs", "max_steps", "devices"}  # -1 stands for no limit
 

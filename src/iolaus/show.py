@@ -32,18 +32,18 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
                 fence = "````" if "```" in text else "```"
                 lines += ["", f"## {title.capitalize()}", "", fence, text, fence]
                 for board in boards:
-                    board.experiment.add_text(f"samples/{name}", f"    {text}".replace("\n", "\n    "), step)
+                    board.add("text", f"samples/{name}", f"    {text}".replace("\n", "\n    "), step)
             case Table(columns=columns, rows=rows, caption=caption):
                 _write_csv(_file(folder, f"samples/{name}.csv"), columns, rows)
                 table = markdown(columns, rows[:MOST_ROWS])
                 lines += ["", f"## {title.capitalize()}", "", *([caption, ""] if caption else []), *table]
                 for board in boards:
-                    board.experiment.add_text(f"samples/{name}", "\n".join(table), step)
+                    board.add("text", f"samples/{name}", "\n".join(table), step)
             case Audio(samples=samples, rate_hz=rate):
                 _write_wav(_file(folder, f"samples/{name}.wav"), samples, rate)
                 lines += ["", f"[{title}](samples/{name}.wav)"]
                 for board in boards:
-                    board.experiment.add_audio(f"samples/{name}", np.asarray(samples)[None], step, rate)
+                    board.add("audio", f"samples/{name}", np.asarray(samples)[None], step, rate)
             case Animation():
                 file = _file(folder, f"figures/{name}.gif")
                 pictures = figures.animation(exhibit)
@@ -60,7 +60,7 @@ def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], s
     """Write a figure to figures/ and to TensorBoard; the lines that show it in the report."""
     figures.save({name: drawn}, folder / "figures")
     for board in boards:
-        board.experiment.add_figure(f"figures/{name}", drawn, step, close=False)
+        board.add("figure", f"figures/{name}", drawn, step, close=False)
     return ["", f"![{name.replace('_', ' ')}](figures/{name}.png)"]
 
 

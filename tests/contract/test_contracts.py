@@ -20,7 +20,7 @@ KINDS = {"image": "data=digits", "table": "data=diabetes"}
 OTHERS = {
     "tokens": ["data=stdlib", "data.size=60000", "data.input_shape=[16]"],
     "sentence": ["data=number_words", "data.size=200"],
-    "audio": ["data=morse", "data.size=60"],
+    "audio": ["data=morse", "data.size=60", "data.num_words=[1,1]"],
     "user_item": [
         "data=interactions",
         "data.num_users=40",

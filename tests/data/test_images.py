@@ -48,9 +48,10 @@ def write_cifar(folder, name, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
 
 
-@pytest.mark.parametrize(
-    ("option", "name"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
-)
+SLOW = [pytest.param(*kin, marks=pytest.mark.slow) for kin in (("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST"))]
+
+
+@pytest.mark.parametrize(("option", "name"), [("mnist", "MNIST"), *SLOW])
 def test_mnist_and_its_kin(command, tmp_path, option, name):
     write_mnist(tmp_path / "data", name)
     outcome = command(f"data={option}", "trainer.max_epochs=15", "data.batch_size=16")
@@ -76,7 +77,9 @@ def test_mnist_stays_bytes_and_keeps_the_official_test(tmp_path):
     assert deviation.item() == pytest.approx(pixels.std(correction=0).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("option", "name"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+@pytest.mark.parametrize(
+    ("option", "name"), [("cifar10", "CIFAR10"), pytest.param("cifar100", "CIFAR100", marks=pytest.mark.slow)]
+)
 def test_cifar(command, tmp_path, monkeypatch, option, name):
     write_cifar(tmp_path / "data", name, monkeypatch)
     outcome = command(f"data={option}", "model=cnn", "trainer.max_epochs=1")
@@ -120,6 +123,7 @@ def test_a_folder_of_images(command, folders, more):
     assert outcome.results["choices"]["data"] == "image_folder"
 
 
+@pytest.mark.slow
 def test_memory_and_files_give_the_same_weights(command, folders):
     from test_train import digest
 

@@ -90,7 +90,7 @@ OF_CLASSES += ("multilabel_soft_margin", "margin_ranking", "hinge_embedding", "c
 OF_CLASSES += ("triplet_margin_with_distance", "adaptive_softmax", "balanced_cross_entropy", "linear_cross_entropy")
 
 
-FAST = ("bce", "triplet_margin", "adaptive_softmax", "balanced_cross_entropy")
+FAST = ("balanced_cross_entropy",)
 
 
 @pytest.mark.parametrize("loss", [pytest.param(o, marks=[] if o in FAST else [pytest.mark.slow]) for o in OF_CLASSES])

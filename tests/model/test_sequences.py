@@ -68,6 +68,7 @@ def test_wrong_settings(command, arguments, says):
     assert says in outcome.text
 
 
+@pytest.mark.slow
 def test_sparse_adam_learns_digits(command):
     outcome = command("model=additive", "model.sparse=true", "optim=sparse_adam", "trainer.max_epochs=8")
     assert outcome.code == 0, outcome.text

@@ -101,6 +101,7 @@ def clicked_names(data):
     return [data.users[u] for u in train.users.tolist()], [data.items[i] for i in train.items.tolist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -176,6 +177,7 @@ def test_nothing_would_be_recommended():
         a_task(torch.zeros(1, 1), top_k=0)
 
 
+@pytest.mark.slow
 def test_curves_without_known_preferences(command, tmp_path):
     """A user's own file: no oracle, all else."""
     rows = [f"u{u},i{i}" for u in range(30) for i in range(u % 7, 40, 5)]

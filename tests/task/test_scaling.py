@@ -188,6 +188,7 @@ def test_another_model_is_told():
         Scaling(model=torch.nn.Linear(2, 2), loss=torch.nn.MSELoss(), metrics={}, optimizer=torch.optim.SGD)
 
 
+@pytest.mark.slow
 def test_other_dimensions(command):
     for dim in (1, 3):
         outcome = command(

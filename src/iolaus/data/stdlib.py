@@ -36,17 +36,13 @@ class Stdlib(ByteStream):
         files = sorted(f for f in sources if f.stat().st_size <= MOST_BYTES)
         if not files:
             raise UserError(f"data: there are no sources of the standard library in {root}; take data=text_file")
-        taken: list[bytes] = []
-        total = 0
+        shares = {"train": 1 - self.val_fraction - self.test_fraction, "val": self.val_fraction, "test": self.test_fraction}
+        streams = {split: bytearray() for split, share in shares.items() if share > 0}
         for number in permutation(len(files), self.seed).tolist():
-            taken.append(files[number].read_bytes())
-            total += len(taken[-1])
-            if total >= self.size:
+            if sum(map(len, streams.values())) >= self.size and all(streams.values()):
                 break
-        streams: dict[str, bytearray] = {"test": bytearray(), "val": bytearray(), "train": bytearray()}
-        most = {"test": self.test_fraction * total, "val": self.val_fraction * total, "train": float("inf")}
-        for source in taken:
-            split = next(s for s in streams if len(streams[s]) < most[s])
-            streams[split] += source
-        held = {split: torch.frombuffer(stream, dtype=torch.uint8) for split, stream in streams.items() if stream}
+            # a file goes where most is lacking
+            split = max(streams, key=lambda split: shares[split] * self.size - len(streams[split]))
+            streams[split] += files[number].read_bytes()
+        held = {split: torch.frombuffer(stream, dtype=torch.uint8) for split, stream in streams.items()}
         return self._windows(held)

@@ -62,13 +62,22 @@ class TensorBoard(TensorBoardLogger):
                 super().log_metrics(metrics, step)
 
     @rank_zero_only
+    def add(self, kind: str, tag: str, *arguments: Any, **more: Any) -> None:
+        """Write a figure, a text or a sound: SummaryWriter's `add_<kind>`."""
+        if not self._failed:
+            with self._going_on():
+                getattr(self.experiment, f"add_{kind}")(tag, *arguments, **more)
+
+    @rank_zero_only
     def add_gif(self, tag: str, picture: bytes, step: int) -> None:
         """Write an animated GIF as an image, which the page shows moving; torch's own writer of videos needs packages that are gone."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         image = Summary.Image(encoded_image_string=picture, colorspace=3)
-        record = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self.experiment._get_file_writer().add_summary(record, step)
+        if not self._failed:
+            with self._going_on():
+                record = Summary(value=[Summary.Value(tag=tag, image=image)])
+                self.experiment._get_file_writer().add_summary(record, step)
 
     @rank_zero_only
     def save(self) -> None:
