@@ -198,8 +198,8 @@ Every pair of these is tried by `tests/test_combinations.py`: where it says yes 
 refuses the command with the reason, before torch is imported. Optimizers, schedules and averages go together in any combination,
 and the test covers every pair of them; one-cycle with an optimizer that has no momentum wants `scheduler.cycle_momentum=false`.
 `optim=sparse_adam` wants a model with sparse gradients (`model=additive model.sparse=true`), `loss=poisson_nll` wants
-`data.standardize=false`. `data=csv`, `image_folder`, `mnist` and the other image data sets go with what tables and images go with; `text_file`, `tsv`, `speech_folder`,
-`interactions_csv` and `distance_matrix` with what the data at hand of their kind go with.
+`data.standardize=false`. `data=csv`, `image_folder`, `mnist` and the other image data sets go with what tables and images go with;
+`text_file`, `tsv`, `speech_folder`, `interactions_csv` and `distance_matrix` with what the data at hand of their kind go with.
 
 """
     TABLE.write_text(HEAD + table() + "\n")

@@ -1,10 +1,11 @@
 """A model of one's own: one Python file and one YAML file, in a folder of one's own."""
 
-import os
 import subprocess
 import sys
 
-from conftest import ROOT
+from forked import Child
+
+from iolaus import signature
 
 MODEL = """
 import torch
@@ -30,6 +31,12 @@ width: 3
 """
 
 
+def forget():
+    """What earlier tests of this process did not find."""
+    for cached in (signature._module, signature._names, signature.find):
+        cached.cache_clear()
+
+
 def test_one_python_file_and_one_yaml_file(tmp_path):
     (tmp_path / "my_models.py").write_text(MODEL)
     (tmp_path / "options" / "model").mkdir(parents=True)
@@ -37,28 +44,22 @@ def test_one_python_file_and_one_yaml_file(tmp_path):
 
     def train(*arguments):
         words = ["--config-dir", "options", "allow=[my_models]", "data=iris", "model=bottleneck", *arguments]
-        environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
+        child = Child(tmp_path, *words, before=forget)
+        return child.wait(), child.text
 
-    done = train("model.width=5", "trainer.max_epochs=2", "output_dir=run")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "iris-bottleneck" in done.stdout
+    code, text = train("model.width=5", "trainer.max_epochs=2", "output_dir=run")
+    assert code == 0, text
+    assert "iris-bottleneck" in text
 
-    wrong = train("model.widht=5")
-    assert wrong.returncode == 1
-    assert "my_models.Bottleneck has no argument 'widht'; did you mean 'width'" in wrong.stderr
+    code, text = train("model.widht=5")
+    assert code == 1
+    assert "my_models.Bottleneck has no argument 'widht'; did you mean 'width'" in text
 
-    wrong = train("data=digits")
-    assert wrong.returncode == 1
-    assert "model=bottleneck with data=digits" in wrong.stderr
+    code, text = train("data=digits")
+    assert code == 1
+    assert "model=bottleneck with data=digits" in text
 
-    code = "from iolaus.cli import main; main(['test', 'run', '--allow', 'my_models'])"
-    again = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    script = "from iolaus.cli import main; main(['test', 'run', '--allow', 'my_models'])"
+    again = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "accuracy" in again.stdout

@@ -95,9 +95,9 @@ CONFIGURATIONS = {
         "data.batch_size=256",
     ],
     "a language": [
-        "data=stdlib",
-        "data.size=30000",
-        "data.input_shape=[32]",
+        "data=text_file",
+        "data.path=own_noise.py",
+        "data.input_shape=[8]",
         "model.hidden_dim=16",
         "task.sample_length=4",
     ],
@@ -125,6 +125,8 @@ CONFIGURATIONS = {
 
 # Left to the slow tests, which kill all configurations at random moments.
 SLOW = {
+    "accumulation",
+    "plateau",
     "transforms",
     "SWA with batch norm",
     "LBFGS",

@@ -127,7 +127,10 @@ def test_neither_preflight_nor_callbacks_change_the_weights(command):
     assert digest(with_all.folder) == digest(bare.folder)
 
 
-@pytest.mark.parametrize("data", ["iris", "wine", "breast_cancer", "digits"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("breast_cancer", "digits")]
+
+
+@pytest.mark.parametrize("data", ["iris", "wine", *SLOWER])
 def test_logistic_regression_reaches_scikit_learns_loss(command, data):
     """The same split, the same standardised inputs, no regularisation to speak of: cross entropy within 1 %."""
     from sklearn.linear_model import LogisticRegression
@@ -200,30 +203,34 @@ def test_the_line_through_seventeen_points(command):
     assert "no test split" in outcome.text
 
 
+def slow(*arguments):
+    return pytest.param(arguments, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["data=diabetes"],
         ["data=iris", "model=linear"],
         ["data=wine", "optim=adamw", "scheduler=plateau"],
-        ["data=breast_cancer", "scheduler=cosine", "trainer.max_epochs=5"],
-        ["trainer=overfit", "trainer.max_epochs=20"],
-        ["trainer=cpu", "trainer.precision=bf16-mixed", "trainer.max_epochs=2"],
-        ["trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"],
+        slow("data=breast_cancer", "scheduler=cosine", "trainer.max_epochs=5"),
+        slow("trainer=overfit", "trainer.max_epochs=20"),
+        slow("trainer=cpu", "trainer.precision=bf16-mixed", "trainer.max_epochs=2"),
+        slow("trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"),
         [
             "trainer.precision=bf16-mixed",
             "trainer.gradient_clip_val=1",
             "trainer.accumulate_grad_batches=2",
             "trainer.max_epochs=2",
         ],
-        ["trainer.precision=16-mixed", "trainer.gradient_clip_val=1", "trainer.max_epochs=2"],
-        ["trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.max_epochs=2"],
+        slow("trainer.precision=16-mixed", "trainer.gradient_clip_val=1", "trainer.max_epochs=2"),
+        slow("trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.max_epochs=2"),
         ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"],
         ["trainer.val_check_interval=0.5", "trainer.max_epochs=2"],
-        ["logger=[tensorboard,csv]", "trainer.max_epochs=2"],
+        slow("logger=[tensorboard,csv]", "trainer.max_epochs=2"),
         ["stages=[fit]", "trainer.max_epochs=1"],
         ["objective.monitor=accuracy/val", "objective.mode=max", "trainer.max_epochs=2"],
-        ["objective.monitor=loss/train", "trainer.max_epochs=2"],
+        slow("objective.monitor=loss/train", "trainer.max_epochs=2"),
         ["data.val_fraction=0", "objective.monitor=loss/train", "trainer.max_epochs=2"],
     ],
     ids=" ".join,

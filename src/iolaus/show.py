@@ -50,7 +50,7 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
                 file.write_bytes(pictures)
                 lines += ["", f"![{title}](figures/{name}.gif)"]
                 for board in boards:
-                    board.add_gif(f"figures/{name}", pictures, step)
+                    board.add_picture(f"figures/{name}", pictures, step)
             case Curves() | Heatmap() | Points():
                 lines += figure(name, figures.drawn(exhibit), folder, boards, step)
     return lines
@@ -58,9 +58,9 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
 
 def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], step: int) -> list[str]:
     """Write a figure to figures/ and to TensorBoard; the lines that show it in the report."""
-    figures.save({name: drawn}, folder / "figures")
+    (file,) = figures.save({name: drawn}, folder / "figures")
     for board in boards:
-        board.add("figure", f"figures/{name}", drawn, step, close=False)
+        board.add_picture(f"figures/{name}", file.read_bytes(), step)
     return ["", f"![{name.replace('_', ' ')}](figures/{name}.png)"]
 
 

@@ -112,7 +112,12 @@ def test_names_of_ones_own(tmp_path, option):
 
 @pytest.mark.parametrize(
     ("option", "more", "kind"),
-    [("npz", [], "image"), ("hdf5", ["model=cnn"], "image"), ("npz", [], "table"), ("hdf5", [], "table")],
+    [
+        pytest.param("npz", [], "image", marks=pytest.mark.slow),
+        ("hdf5", ["model=cnn"], "image"),
+        ("npz", [], "table"),
+        pytest.param("hdf5", [], "table", marks=pytest.mark.slow),
+    ],
 )
 def test_from_the_command(command, tmp_path, option, more, kind):
     """The task and the kind of inputs are the file's to tell; a run of the saved settings reads the same."""

@@ -16,7 +16,8 @@ FACTS = {"input_kind": "sentence", "input_shape": None, "target_kind": "sentence
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 VALUES = {word: value for value, word in enumerate(ONES.split())}
 VALUES |= {
-    word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+    word: 10 * tens
+    for tens, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
 }
 
 

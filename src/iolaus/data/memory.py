@@ -93,7 +93,7 @@ def take(dataset: Any, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def narrowed(dataset: Any) -> Any:
-    """A data set whose labels take a byte or two each, where they are whole numbers that fit: a column of int64 may weigh as much as two of inputs."""
+    """A data set whose labels take a byte or two each, where they fit: a column of int64 weighs as much as two of inputs."""
     if not isinstance(dataset, TensorDataset) or dataset.tensors[-1].dtype != torch.int64 or not len(dataset):
         return dataset
     *inputs, target = dataset.tensors

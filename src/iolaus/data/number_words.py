@@ -13,8 +13,15 @@ SMALL = (
 )
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 ORDINALS = {
-    **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
-    **{"twelve": "twelfth", "twenty": "twentieth", "thirty": "thirtieth"},
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+    "twenty": "twentieth",
+    "thirty": "thirtieth",
 }
 MOST_DIGITS = 6
 FIRST_YEAR, LAST_YEAR = 1800, 2099

@@ -22,7 +22,7 @@ class Stdlib(ByteStream):
     What the files hold depends on the Python that runs: the data's checksum stands in the run's resume points.
 
     Args:
-        size: bytes that are used in all; files are taken until they are reached.
+        size: bytes that are used in all; files are taken until each split has its share.
         base: the settings that every data set has; input_shape is the window's length.
     """
 
@@ -36,13 +36,16 @@ class Stdlib(ByteStream):
         files = sorted(f for f in sources if f.stat().st_size <= MOST_BYTES)
         if not files:
             raise UserError(f"data: there are no sources of the standard library in {root}; take data=text_file")
-        shares = {"train": 1 - self.val_fraction - self.test_fraction, "val": self.val_fraction, "test": self.test_fraction}
+        shares = {
+            "train": 1 - self.val_fraction - self.test_fraction,
+            "val": self.val_fraction,
+            "test": self.test_fraction,
+        }
         streams = {split: bytearray() for split, share in shares.items() if share > 0}
         for number in permutation(len(files), self.seed).tolist():
-            if sum(map(len, streams.values())) >= self.size and all(streams.values()):
+            lacking = {split: shares[split] * self.size - len(stream) for split, stream in streams.items()}
+            if max(lacking.values()) <= 0:
                 break
-            # a file goes where most is lacking
-            split = max(streams, key=lambda split: shares[split] * self.size - len(streams[split]))
-            streams[split] += files[number].read_bytes()
+            streams[max(lacking, key=lambda split: lacking[split])] += files[number].read_bytes()
         held = {split: torch.frombuffer(stream, dtype=torch.uint8) for split, stream in streams.items()}
         return self._windows(held)

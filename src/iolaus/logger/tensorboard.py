@@ -1,5 +1,6 @@
 """TensorBoard without the traps of the stock logger. https://www.tensorflow.org/tensorboard."""
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,19 +64,22 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def add(self, kind: str, tag: str, *arguments: Any, **more: Any) -> None:
-        """Write a figure, a text or a sound: SummaryWriter's `add_<kind>`."""
+        """Write a text or a sound: SummaryWriter's `add_<kind>`."""
         if not self._failed:
             with self._going_on():
                 getattr(self.experiment, f"add_{kind}")(tag, *arguments, **more)
 
     @rank_zero_only
-    def add_gif(self, tag: str, picture: bytes, step: int) -> None:
-        """Write an animated GIF as an image, which the page shows moving; torch's own writer of videos needs packages that are gone."""
+    def add_picture(self, tag: str, picture: bytes, step: int) -> None:
+        """Write a PNG as it is, or an animated GIF, which the page shows moving; torch's writer of videos writes nothing."""
+        from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        image = Summary.Image(encoded_image_string=picture, colorspace=3)
+        with Image.open(io.BytesIO(picture)) as opened:
+            width, height = opened.size
         if not self._failed:
             with self._going_on():
+                image = Summary.Image(encoded_image_string=picture, colorspace=4, width=width, height=height)
                 record = Summary(value=[Summary.Value(tag=tag, image=image)])
                 self.experiment._get_file_writer().add_summary(record, step)
 

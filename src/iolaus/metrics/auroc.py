@@ -28,7 +28,7 @@ class AUROC(MulticlassAUROC):
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """The mean, a 0-d tensor."""
         counts = sum(torch.bincount(part, minlength=self.num_classes) for part in self.target)
-        present = ((counts > 0) & (counts < counts.sum())).nonzero()[:, 0].tolist()  # type: ignore[union-attr, operator]
+        present = ((counts > 0) & (counts < counts.sum())).nonzero()[:, 0].tolist()  # type: ignore[union-attr]
         if not present:
             return torch.tensor(float("nan"), device=self.device)
         # One curve at a time, from what is kept batch by batch: the whole in one piece would take the predictions' memory twice.

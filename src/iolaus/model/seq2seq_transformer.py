@@ -78,8 +78,8 @@ class Seq2SeqTransformer(nn.Module):
         return self.decoder_norm(x) @ self.embedding.weight.T + self.bias
 
     def attention(self, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """How much each token's prediction looks at each source token, in the last layer, over the heads' mean: (B, L, S), rows of sum 1."""
-        across = self.decoder_layers[-1].multihead_attn
+        """How much each token's prediction looks at each source token, the last layer's heads' mean: (B, L, S), rows of sum 1."""
+        across: nn.Module = self.decoder_layers[-1].multihead_attn  # type: ignore[assignment]
         seen: list[torch.Tensor] = []
 
         def asked(_: nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
