@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from forked import Child
 
 from iolaus import signature
@@ -37,6 +38,7 @@ def forget():
         cached.cache_clear()
 
 
+@pytest.mark.slow
 def test_one_python_file_and_one_yaml_file(tmp_path):
     (tmp_path / "my_models.py").write_text(MODEL)
     (tmp_path / "options" / "model").mkdir(parents=True)

@@ -18,7 +18,7 @@ def planned(tmp_path, *overrides):
     return planned_rates(build(config))
 
 
-FAST = ("one_cycle", "warmup_cosine", "swa")
+FAST = ("one_cycle",)
 PLANNED = [o for o in options("scheduler") if o not in ("constant", "plateau")]
 
 

@@ -374,6 +374,7 @@ def test_a_clock_that_goes_back(tmp_path):
 # what one may ask for
 
 
+@pytest.mark.slow
 def test_a_complete_run_can_be_trained_on(tmp_path):
     assert Child(tmp_path, *SMALL, "trainer.max_epochs=9", "output_dir=whole").wait() == 0
     assert Child(tmp_path, *SMALL, "output_dir=run").wait() == 0

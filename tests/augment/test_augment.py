@@ -99,6 +99,7 @@ def test_training_with_augmentation(command, augment):
     assert digest(outcome.folder) != digest(command("model=cnn", "trainer.max_epochs=2").folder)
 
 
+@pytest.mark.slow
 def test_memory_and_files_are_augmented_alike(command, tmp_path):
     import numpy as np
     from PIL import Image

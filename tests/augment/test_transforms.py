@@ -47,6 +47,7 @@ def test_a_run_with_transformed_images(command):
     main(["test", "run"])  # whose saved settings give the same network again
 
 
+@pytest.mark.slow
 def test_images_outside_memory(command, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

@@ -59,6 +59,7 @@ def test_ema_follows_its_formula(command, raw):
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_before_its_start_nothing_changes(command):
     """Validation, best weights and history are those of a run without averaging, and not those of untrained weights."""
     plain = command(*RUN, "trainer.max_epochs=3")

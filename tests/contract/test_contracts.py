@@ -155,10 +155,14 @@ def test_models_of_other_kinds(option, kind, tmp_path):
     model(*run.task.example(1))
 
 
+def declared(group, option):
+    """What an option accepts, itself or by the one it is based on."""
+    node = read_yaml(CONF / group / f"{option}.yaml")
+    return node.get("_accepts_") or (declared(group, node["defaults"][0]) if node.get("defaults") else {})
+
+
 LOSSES = [
-    (option, kind)
-    for option in options("loss")
-    for kind in plain(composed(f"loss={option}"))["loss"].get("_accepts_", {}).get("target_kind", ["class"])
+    (option, kind) for option in options("loss") for kind in declared("loss", option).get("target_kind", ["class"])
 ]
 
 
@@ -241,7 +245,14 @@ def test_metrics_give_the_same_for_any_batching(option):
         torch.testing.assert_close(values[2], values[0], msg=name)
 
 
-@pytest.mark.parametrize("option", [o for o in options("callbacks") if o != "default"])
+# Those that the default run has are there in nearly every other test.
+DEFAULT = read_yaml(CONF / "callbacks/default.yaml")["defaults"]
+CALLBACKS = [
+    pytest.param(o, marks=pytest.mark.slow) if o in DEFAULT else o for o in options("callbacks") if o != "default"
+]
+
+
+@pytest.mark.parametrize("option", CALLBACKS)
 def test_callbacks_alone(command, option):
     outcome = command(f"callbacks=[{option}]", "trainer.max_epochs=2", "data=iris")
     assert outcome.code == 0, outcome.text
