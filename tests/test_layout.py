@@ -84,7 +84,7 @@ def test_imports_go_one_way(file):
             other = rest[0]
             assert LAYERS[other] < LAYERS[own] or other == own, name
         if package in ("hydra", "omegaconf"):
-            assert own in {"check", "compose", "explain", "build", "report", "runs", "resume", "train"}, (
+            assert own in {"check", "compose", "explain", "build", "report", "runs", "resume", "startup", "train"}, (
                 f"{name} in {own}"
             )
         if package == "pytorch_lightning":

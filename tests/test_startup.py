@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+import yaml
 from conftest import ROOT
+from omegaconf import _utils
 
 SCRIPT = """
 import sys
@@ -42,3 +45,21 @@ def test_the_names_that_the_start_relies_on():
     cache = imports.RequirementCache("torchvision>=0.1")
     assert cache.requirement == "torchvision>=0.1"
     assert cache.module is None
+
+
+def test_settings_are_read_by_libyaml_with_the_same_result():
+    """A private name of OmegaConf: when it moves, settings are read as slowly as before, and this says so."""
+    import iolaus.compose  # noqa: F401
+
+    loader = _utils.get_yaml_loader()
+    assert issubclass(loader, yaml.CSafeLoader)
+    text = "a: 1e-3\nb: [on, 1.5, null, ~, 2024-01-02]\nc: {d: 0o17, e: '1', f: .inf}\n"
+    own = type("Loader", (loader,), {})
+    assert yaml.load(text, Loader=own) == {
+        "a": 0.001,
+        "b": [True, 1.5, None, None, "2024-01-02"],
+        "c": {"d": "0o17", "e": "1", "f": float("inf")},
+    }
+    with pytest.raises(yaml.constructor.ConstructorError, match="duplicate key a"):
+        yaml.load("a: 1\na: 2\n", Loader=own)
+    assert yaml.SafeLoader is not yaml.CSafeLoader

@@ -35,7 +35,7 @@ from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import resume
 from iolaus.rules import GROUPS
 from iolaus.runs import Job
-from iolaus.startup import import_lightning
+from iolaus.startup import import_lightning, quick_yaml
 
 TASKS = {"class": "classification", "real": "regression"}
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
@@ -56,6 +56,7 @@ def less(whole: int | None, part: int) -> int:
     return max((whole or 0) - part, 1)
 
 
+quick_yaml()
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("less", less, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
