@@ -64,6 +64,17 @@ CASES = [
     ("model=null", "model", ""),
     ("data.batch_size", "data.batch_size", "KEY=VALUE"),
     ("model.hidden_dims=[1,", "model.hidden_dims", "not understood"),
+    # parts of other kinds of work
+    (
+        "data=stdlib model=mlp",
+        "model=mlp with data=stdlib",
+        "it wants images or rows of numbers, and the data have tokens",
+    ),
+    ("model=points", "model=points with data=digits", "it wants pairs of points, and the data have images"),
+    ("loss=ctc", "loss=ctc with data=digits", "it wants transcripts, and the data have class labels"),
+    ("data=number_words metrics=ranking", "with data=number_words", "it wants clicks, and the data have sentences"),
+    ("data=stdlib task.temperature=-1", "task.temperature", "at least 0"),
+    ("data=stdlib augment=[flip]", "with data=stdlib", "it wants images"),
     # types
     ("optim.lr=fast", "optim.lr", "must be a number; received 'fast'"),
     ("model.hidden_dims=abc", "model.hidden_dims", "must be a list of whole numbers"),

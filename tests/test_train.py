@@ -273,6 +273,14 @@ def test_a_validation_split_of_one_row(command, tmp_path):
     assert outcome.code == 0, outcome.text
 
 
+def test_a_metric_of_several_numbers_is_logged_one_by_one(command):
+    outcome = command("data=iris", "metrics.f1.average=none", "trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.text
+    found = outcome.results["metrics"]["test"]
+    assert {"f1_0/test", "f1_1/test", "f1_2/test"} <= found.keys()
+    assert "f1/test" not in found
+
+
 def test_names_that_figures_could_stumble_over(command, tmp_path):
     names = ["_hidden", "$<b$", "a name of more than sixteen letters"]
     (tmp_path / "names.csv").write_text("a,y\n" + "".join(f"{i},{names[i % 3]}\n" for i in range(60)))

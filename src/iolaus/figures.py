@@ -254,7 +254,7 @@ def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str,
     """
     drawn: dict[str, Figure] = {}
     for name, value in values.items():
-        names = [str(n) for n in class_names or range(len(value[0]))]
+        names = [str(n) for n in class_names or (range(len(value[0])) if np.ndim(value[0]) else [])]
         if name == "confusion_matrix":
             drawn[name] = confusion_matrix(value, names)
         elif name == "roc":

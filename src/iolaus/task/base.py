@@ -18,6 +18,7 @@ from iolaus.exhibits import Exhibit
 from iolaus.metrics.scores import Measured, Scores
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+MOST_NUMBERS = 20  # of a metric's value, as of several tasks or classes, that are logged one by one
 UNCHECKED = 50  # losses on a GPU that are looked at together
 
 
@@ -176,9 +177,12 @@ class Task(pl.LightningModule, ABC):
                 )
 
     def _log_scores(self, split: str, scores: Scores) -> dict[str, Any]:
-        """Log the single numbers; return everything else."""
+        """Log the single numbers, and a few in a row as `<metric>_<number>`; return everything else."""
         values = scores.compute()
         scores.reset()
+        for name, row in list(values.items()):
+            if isinstance(row, torch.Tensor) and row.ndim == 1 and 1 < len(row) <= MOST_NUMBERS:
+                values |= {f"{name}_{number}": value for number, value in enumerate(values.pop(name))}
         single = {name: v for name, v in values.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
         self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()}, sync_dist=True)
         return {name: v for name, v in values.items() if name not in single}
