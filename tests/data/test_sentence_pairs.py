@@ -8,9 +8,9 @@ import torch
 
 from iolaus.data.memory import Ragged
 from iolaus.data.number_words import NumberWords, date_in_words, number_in_words, ordinal_in_words, year_in_words
-from iolaus.data.sentence_pairs import BOS, EOS, NO_TARGET, PAD
 from iolaus.data.tsv import TsvPairs
 from iolaus.errors import UserError
+from iolaus.functional.tokens import BOS, EOS, NO_TARGET, PAD
 
 FACTS = {"input_kind": "sentence", "input_shape": None, "target_kind": "sentence", "standardize": False}
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"

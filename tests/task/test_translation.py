@@ -9,7 +9,7 @@ from torchmetrics.functional.text import bleu_score, word_error_rate
 
 from iolaus.build import restore
 from iolaus.cli import main
-from iolaus.data.sentence_pairs import NO_TARGET
+from iolaus.functional.tokens import NO_TARGET
 from iolaus.runs import read_settings
 
 SMALL = (

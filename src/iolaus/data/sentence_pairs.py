@@ -14,12 +14,10 @@ from iolaus.data.base import SPLITS, DataModule
 from iolaus.data.memory import InMemory, Ragged
 from iolaus.data.order import split
 from iolaus.errors import UserError
+from iolaus.functional.tokens import BOS, EOS, NO_TARGET, PAD, SPECIAL, UNKNOWN
 
 log = logging.getLogger("iolaus")
 
-PAD, BOS, EOS, UNKNOWN = range(4)
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-NO_TARGET = -100  # what losses and metrics pass over
 TokenKind = Literal["characters", "words"]
 
 

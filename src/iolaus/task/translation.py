@@ -7,11 +7,11 @@ import torch
 
 from iolaus.exhibits import Exhibit, Heatmap, Table
 from iolaus.functional.decoding import beam_search, greedy
+from iolaus.functional.tokens import BOS, EOS, NO_TARGET, PAD
 from iolaus.metrics.scores import Measured
 from iolaus.task.base import Task
 
 MOST_TICKS = 30  # tokens of a source whose names can be read along an axis
-PAD, BOS, EOS, NO_TARGET = 0, 1, 2, -100
 
 
 class Translation(Task):
