@@ -31,10 +31,10 @@ class Seq2SeqTransformer(nn.Module):
     def __init__(
         self,
         vocab_size: int,
-        hidden_dim: int = 128,
+        hidden_dim: int = 64,
         num_layers: int = 2,
         num_heads: int = 4,
-        feedforward_dim: int = 256,
+        feedforward_dim: int = 128,
         dropout: float = 0.1,
         pad: int = 0,
     ):
