@@ -36,3 +36,13 @@ def did_you_mean(name: str, names: Iterable[object]) -> str:
     small = {str(n).lower(): str(n) for n in names}  # wrong capitals are the nearest of mistakes
     near = difflib.get_close_matches(str(name).lower(), small, 1, 0.6)
     return f"; did you mean {small[near[0]]!r}?" if near else ""
+
+
+def unknown_encoding(name: str) -> UserError:
+    """`data.encoding` is no name that Python knows."""
+    return UserError(f"data.encoding: Python knows no encoding {name!r}; try utf-8 or latin-1")
+
+
+def wrong_encoding(path: object, line: int, name: str, reason: str) -> UserError:
+    """A file is not in `data.encoding`, from a line on."""
+    return UserError(f"data.encoding: {path} line {line}: not {name}: {reason}; set data.encoding, as in latin-1")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.data.memory import InMemory
-from iolaus.errors import UserError
+from iolaus.errors import UserError, unknown_encoding, wrong_encoding
 
 LOOKED_AT = 2**24  # bytes at a file's beginning that are tried as text
 
@@ -129,9 +129,7 @@ class TextFile(ByteStream):
         try:
             name = codecs.lookup(self.encoding).name
         except LookupError:
-            raise UserError(
-                f"data.encoding: Python knows no encoding {self.encoding!r}; try utf-8 or latin-1"
-            ) from None
+            raise unknown_encoding(self.encoding) from None
         try:
             if name in ("utf-8", "ascii"):
                 if self.path.stat().st_size == 0:
@@ -142,7 +140,5 @@ class TextFile(ByteStream):
             text = self.path.read_text(encoding=name)
         except UnicodeDecodeError as error:
             line = bytes(error.object[: error.start]).count(b"\n") + 1
-            raise UserError(
-                f"data.encoding: {self.path} line {line}: not {self.encoding}: {error.reason}; set data.encoding, as in latin-1"
-            ) from None
+            raise wrong_encoding(self.path, line, self.encoding, error.reason) from None
         return torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)

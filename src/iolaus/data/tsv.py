@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from iolaus.data.sentence_pairs import SentencePairs
-from iolaus.errors import UserError
+from iolaus.errors import UserError, unknown_encoding, wrong_encoding
 
 
 class TsvPairs(SentencePairs):
@@ -50,13 +50,9 @@ class TsvPairs(SentencePairs):
                         raise UserError(f"{key}: {path} line {number}: the {side} is empty")
                     pairs.append((cells[0].strip(), cells[1].strip()))
         except LookupError:
-            raise UserError(
-                f"data.encoding: Python knows no encoding {self.encoding!r}; try utf-8 or latin-1"
-            ) from None
+            raise unknown_encoding(self.encoding) from None
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"data.encoding: {path} line {number}: not {self.encoding}: {error.reason}; set data.encoding, as in latin-1"
-            ) from None
+            raise wrong_encoding(path, number, self.encoding, error.reason) from None
         if len(pairs) < 3:
             raise UserError(f"{key}: {path} has {len(pairs)} pairs; three at least are needed")
         return pairs

@@ -143,12 +143,16 @@ class Task(pl.LightningModule, ABC):
             raise diverged(self.trainer, None, self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        loss, output, target = self.evaluate(batch)
-        self.val_scores.add(loss, output, target, self.size(target))
+        self.score(self.val_scores, batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.score(self.test_scores, batch)
+
+    def score(self, scores: Scores, batch: Any) -> tuple[Any, torch.Tensor]:
+        """Evaluate a batch and keep it for a split's scores; its output and target."""
         loss, output, target = self.evaluate(batch)
-        self.test_scores.add(loss, output, target, self.size(target))
+        scores.add(loss, output, target, self.size(target))
+        return output, target
 
     def on_train_epoch_end(self) -> None:
         self.log_pending_loss()

@@ -90,8 +90,7 @@ class Translation(Task):
         self._tested = []
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        loss, output, target = self.evaluate(batch)
-        self.test_scores.add(loss, output, target, self.size(target))
+        output, target = self.score(self.test_scores, batch)
         self._tested.append((batch[0].cpu(), output.cpu(), target.cpu()))
 
     def show(self, data: Any) -> dict[str, Exhibit]:
