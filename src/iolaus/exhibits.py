@@ -30,12 +30,14 @@ class Curves:
         curves: for each name (N,) values.
         labels: of the two axes.
         title: above the figure.
+        log: the axes that are logarithmic: "", "x", "y" or "xy".
     """
 
     x: Any
     curves: dict[str, Any]
     labels: tuple[str, str]
     title: str
+    log: str = ""
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ def _curves(exhibit: Curves) -> "Figure":
     for name, values in exhibit.curves.items():
         ax.plot(np.asarray(exhibit.x), np.asarray(values), label=name)
     ax.set(title=exhibit.title, xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
+    ax.set(xscale="log" if "x" in exhibit.log else "linear", yscale="log" if "y" in exhibit.log else "linear")
     ax.grid(alpha=0.3)
     if len(exhibit.curves) > 1:
         ax.legend()

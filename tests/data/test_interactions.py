@@ -14,8 +14,8 @@ from iolaus.data.clicks import Negatives, Unclicked
 from iolaus.data.interactions import Interactions
 from iolaus.data.interactions_csv import InteractionsCsv
 from iolaus.data.movielens import MovieLens
-from iolaus.data.order import mix
 from iolaus.errors import UserError
+from iolaus.functional.keys import mix
 
 FACTS = {"input_kind": "user_item", "input_shape": None, "target_kind": "click", "standardize": False}
 

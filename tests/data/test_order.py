@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from iolaus.data.order import bucketed, mix, permutation, split
+from iolaus.data.order import bucketed, permutation, split
+from iolaus.functional.keys import mix
 
 
 def test_mix_is_the_same_everywhere():

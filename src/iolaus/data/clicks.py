@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 
 from iolaus.data.base import DataModule
 from iolaus.data.memory import InMemory, Ragged
-from iolaus.data.order import mix, permutation
+from iolaus.data.order import permutation
 from iolaus.errors import UserError, did_you_mean
+from iolaus.functional.keys import mix
 
 log = logging.getLogger("iolaus")
 

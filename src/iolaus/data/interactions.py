@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from iolaus.data.clicks import Clicks
-from iolaus.data.order import mix
+from iolaus.functional.keys import mix
 
 GENRES = ("ambient", "blues", "choral", "disco", "folk", "funk", "jazz", "opera", "punk", "rock", "soul", "techno")
 CONTRAST = 2.0  # of tastes: the larger, the fewer genres a user or an item belongs to

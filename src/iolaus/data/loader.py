@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from iolaus import random_state
 from iolaus.data.memory import moved_to, parts, take
-from iolaus.data.order import bucketed, mix, shuffled
+from iolaus.data.order import bucketed, shuffled
 from iolaus.errors import UserError
+from iolaus.functional.keys import mix
 
 Batch = tuple[torch.Tensor, ...]  # inputs, one or several, and the target
 Key = Callable[[], tuple[int, ...]]  # read when an epoch begins

@@ -2,23 +2,10 @@
 
 import torch
 
+from iolaus.functional.keys import mix
+
 BUCKET = 64  # batches whose rows are sorted by length together
 SCALARS = 2**20  # of a long column that are looked at together
-_MASK = 2**64 - 1
-
-
-def mix(*key: int) -> int:
-    """One well-spread 63-bit number from several whole numbers; the same on every machine and version.
-
-    The finaliser of splitmix64 over the running sum. Steele, Lea and Flood, https://doi.org/10.1145/2714064.2660195
-    """
-    z = 0
-    for part in key:
-        z = (z + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-        z ^= z >> 31
-    return z >> 1
 
 
 def permutation(n: int, *key: int) -> torch.Tensor:
