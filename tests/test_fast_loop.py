@@ -71,6 +71,7 @@ CASES = [
     ["trainer.max_steps=31"],
     ["trainer.limit_train_batches=5"],
     ["trainer.limit_train_batches=0.2"],
+    ["data=iris", "gradient=two_point", "model.dropout=0.3"],
     ["data.val_fraction=0", "objective.monitor=loss/train"],
 ]
 

@@ -46,6 +46,8 @@ SUPPORT = {
     "data/order",
     "data/sniff",
     "task/base",
+    "gradient/base",
+    "gradient/directions",
     "data/sentence_pairs",
     "metrics/scores",
     "logger/files",
@@ -122,7 +124,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
 
 def test_every_component_has_an_option():
     targets = {n["_target_"].rpartition(".")[0] for f in OPTIONS for n in nodes(read_yaml(f))}
-    for folder in ("model", "loss", "metrics", "data", "augment", "task", "callbacks", "logger"):
+    for folder in ("model", "loss", "metrics", "gradient", "data", "augment", "task", "callbacks", "logger"):
         for file in sorted((SOURCE / folder).glob("*.py")):
             name = f"{folder}/{file.stem}"
             if file.stem != "__init__" and name not in SUPPORT:

@@ -114,6 +114,8 @@ CONFIGURATIONS = {
     ],
     "speech": ["data=morse", "data.size=48", "data.num_words=[1,1]", "data.wpm=[30.0,30.0]", "trainer.max_epochs=3"],
     "a map": ["data=distances", "data.num_points=20", "data.batch_size=50", "optim=adam"],
+    "an estimated gradient": ["gradient=forward", "gradient.num_tangents=2", "model.dropout=0.3"],
+    "two points": ["gradient=two_point", "optim=lbfgs", "optim.max_iter=2"],
     "no validation split": ["data.val_fraction=0", "objective.monitor=loss/train"],
     "stock loop": ["trainer.fast_loop=false"],
     "background": ["callbacks.resume_points.background=true"],
@@ -125,6 +127,7 @@ CONFIGURATIONS = {
 
 # Left to the slow tests, which kill all configurations at random moments.
 SLOW = {
+    "two points",
     "accumulation",
     "plateau",
     "transforms",

@@ -22,6 +22,7 @@ from iolaus.check import plain
 from iolaus.checkpoint import CheckpointFiles, read
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
+from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
 from iolaus.rules import OWN_KEYS
@@ -163,6 +164,7 @@ def build_task(settings: dict[str, Any]) -> Task:
         metrics=metrics,
         optimizer=optimizer,
         scheduler=scheduler,
+        gradient=make(settings["gradient"], "gradient") if settings.get("gradient") else Reverse(),
     )
 
 
@@ -255,6 +257,8 @@ def quiet() -> None:
         r".*Total length of `list` across ranks is zero.*",
         r".*No (positive|negative) samples in targets.*",
         r".*The `srun` command is available.*",
+        r".*`torch.jit.script` is deprecated.*",  # torch's own forward mode uses it
+        r".*TF32 acceleration on top of oneDNN.*",
         r".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -87,8 +87,15 @@ def _sparse_gradients(config: Node) -> Iterator[str]:
         yield "optim=sparse_adam: it wants sparse gradients; add model=additive model.sparse=true, or choose optim=adam"
     if is_sparse and optimizer not in SPARSE:
         yield f"model.sparse: {optimizer} takes no sparse gradients; choose optim=sparse_adam, sgd or adagrad, or model.sparse=false"
+    if is_sparse and not _is_reverse(config):
+        yield "model.sparse: sparse gradients come from reverse mode alone; set model.sparse=false, or gradient=reverse"
     if is_sparse and optimizer in SPARSE and any(config["optim"].get(key) for key in ("weight_decay", "fused")):
         yield "optim: sparse gradients go with weight_decay=0 and without fused=true; set optim.weight_decay=0 optim.fused=null"
+
+
+def _is_reverse(config: Node) -> bool:
+    """Whether gradients come from a backward pass."""
+    return str((config.get("gradient") or {}).get("_target_", ".Reverse")).endswith(".Reverse")
 
 
 def _cycled_momentum(config: Node) -> Iterator[str]:

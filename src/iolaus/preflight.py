@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from iolaus.build import Run
 from iolaus.errors import UserError
+from iolaus.gradient.reverse import Reverse
 
 log = logging.getLogger("iolaus")
 
@@ -92,6 +93,8 @@ def _try(run: Run, batch: list[Any]) -> None:
         raise UserError(
             f"loss: {loss.item()} on the first batch, before any training; look for extreme values in the data"
         )
+    if not isinstance(run.task.gradient, Reverse):
+        loss = _estimated(run, batch)
     if not loss.requires_grad:
         raise UserError("model: the loss depends on no parameter that can be trained")
     loss.backward()
@@ -104,13 +107,27 @@ def _try(run: Run, batch: list[Any]) -> None:
         run.task.train_scores.compute()
 
 
+def _estimated(run: Run, batch: list[Any]) -> torch.Tensor:
+    """The loss with an estimated gradient, in the run's precision."""
+    task = run.task
+    name = run.config["gradient"]["_target_"].rpartition(".")[2]
+    with (
+        _told(
+            f"gradient: {name} cannot evaluate this model and loss; try gradient=two_point, which needs no derivative, or reverse"
+        ),
+        run.trainer.precision_plugin.forward_context(),
+    ):
+        return task.gradient(task, task.step, batch, (0, 0))[0]
+
+
 @contextmanager
 def _told(what: str) -> Iterator[None]:
     """Errors of torch as the user's: what did not fit, and torch's reason."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{what}:\n{' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split()).partition(" Please file an issue")[0]
+        raise UserError(f"{what}:\n{reason[:300]}") from error
 
 
 def _check_output(run: Run, model: str, output: torch.Tensor, target: torch.Tensor) -> None:

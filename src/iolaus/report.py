@@ -211,7 +211,8 @@ class Report:
         assert self.run is not None
         settings = self.run.config
         short: dict[str, Any] = {
-            group: str(self.job.choices.get(group)) for group in ("data", "model", "loss", "optim", "scheduler")
+            group: str(self.job.choices.get(group))
+            for group in ("data", "model", "loss", "optim", "gradient", "scheduler")
         }
         short |= {"seed": settings["seed"], "lr": settings["optim"].get("lr", 0.0)}
         short |= {"batch_size": settings["data"]["batch_size"], "num_parameters": _count(self.run)}

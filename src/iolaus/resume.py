@@ -20,6 +20,7 @@ FIXED = (
     "model.",
     "loss.",
     "optim.",
+    "gradient.",
     "scheduler.",
     "task.",
     "augment.",

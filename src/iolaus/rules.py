@@ -6,7 +6,7 @@ from typing import Any
 # Top-level keys that are settings; every other known one is a group.
 SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_from", "init_partial"}
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
-GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init"}
+GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init", "gradient"}
 STAGES = ("info", "fit", "test")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.
@@ -23,7 +23,7 @@ GROUP_KEYS = ("match", "ndim", "frozen")
 
 # Arguments that build hands over and YAML cannot.
 GIVEN = {
-    "task": {"model", "loss", "metrics", "optimizer", "scheduler"},
+    "task": {"model", "loss", "metrics", "optimizer", "scheduler", "gradient"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
     "trainer": {"callbacks", "logger", "default_root_dir", "checkpoint_files"}
@@ -59,6 +59,7 @@ RANGES = {
     "beam_width": "[1, inf)",
     "channels": "[1, inf)",
     "check_val_every_n_epoch": "[1, inf)",
+    "chunk_size": "[1, inf)",
     "dampening": "[0, 1]",
     "decay": "[0, 1)",
     "devices": "[1, inf)",
@@ -90,10 +91,12 @@ RANGES = {
     "num_bands": "[1, inf)",
     "num_candidates": "[1, inf)",
     "num_classes": "[2, inf)",
+    "num_directions": "[1, inf)",
     "num_items": "[2, inf)",
     "num_negatives": "[1, inf)",
     "num_nodes": "[1, inf)",
     "num_points": "[3, inf)",
+    "num_tangents": "[1, inf)",
     "num_users": "[1, inf)",
     "num_workers": "[0, inf)",
     "overfit_batches": "[0, inf)",

@@ -15,6 +15,8 @@ from torchmetrics import Metric
 from iolaus.divergence import diverged, not_finite
 from iolaus.errors import UserError
 from iolaus.exhibits import Exhibit
+from iolaus.gradient.base import Estimator
+from iolaus.gradient.reverse import Reverse
 from iolaus.metrics.scores import Measured, Scores
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -33,6 +35,7 @@ class Task(pl.LightningModule, ABC):
         metrics: for each split, metrics by name.
         optimizer: makes the optimizer from parameters by name.
         scheduler: makes the schedule from the optimizer, and Lightning's settings for it (interval, monitor); None: no schedule.
+        gradient: where the gradient of a training step comes from; None: reverse mode.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Task(pl.LightningModule, ABC):
         metrics: dict[str, dict[str, Metric]],
         optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         scheduler: tuple[Callable[[Optimizer], LRScheduler], dict[str, Any]] | None = None,
+        gradient: Reverse | Estimator | None = None,
     ):
         super().__init__()
         self.model = model
@@ -51,6 +55,7 @@ class Task(pl.LightningModule, ABC):
         self.test_scores = Scores(metrics["test"], self.to_metrics)
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self.gradient = gradient or Reverse()
         self._scored = -1  # the batch whose scores were taken last
         self._unchecked: list[torch.Tensor] = []  # losses on a GPU that were not looked at yet
         self.pending_loss: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
@@ -58,7 +63,10 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def step(self, batch: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Loss, a 0-d tensor; output of the model, (B, ...), or several in a tuple; target, (B, ...)."""
+        """Loss, a 0-d tensor; output of the model, (B, ...), or several in a tuple; target, (B, ...).
+
+        Nothing is logged or gathered here: an estimate of the gradient evaluates a step several times.
+        """
 
     def evaluate(self, batch: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """As `step`, for validation and test: a task whose predictions take more than one pass makes them here."""
@@ -96,14 +104,15 @@ class Task(pl.LightningModule, ABC):
         """Take mean and deviation of the training split; a task that does not standardise has no use for them."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        loss, output, target = self.step(batch)
+        step = self.global_step
+        loss, output, target = self.gradient(self, self.step, batch, (step, batch_idx))
         if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
             return loss
         self._scored = batch_idx
         self.train_scores.add(loss, output, target, self.size(target))
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_pending_loss()
-            self.pending_loss = self.global_step, loss.detach()
+            self.pending_loss = step, loss.detach()
         return loss
 
     def on_train_epoch_start(self) -> None:
