@@ -24,7 +24,7 @@ LAYERS = {
     "consistency": 2,
     **dict.fromkeys(LEAVES, 2),
     **dict.fromkeys(["task", "data", "logger"], 3),
-    **dict.fromkeys(["callbacks"], 3.5),
+    **dict.fromkeys(["callbacks", "study"], 3.5),
     **dict.fromkeys(["check", "explain", "fast_loop", "history", "figures"], 4),
     **dict.fromkeys(["trainer"], 4.5),
     **dict.fromkeys(["build"], 5),
@@ -47,6 +47,7 @@ SUPPORT = {
     "data/sniff",
     "task/base",
     "gradient/base",
+    "study/base",
     "gradient/directions",
     "data/sentence_pairs",
     "metrics/scores",
@@ -124,7 +125,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
 
 def test_every_component_has_an_option():
     targets = {n["_target_"].rpartition(".")[0] for f in OPTIONS for n in nodes(read_yaml(f))}
-    for folder in ("model", "loss", "metrics", "gradient", "data", "augment", "task", "callbacks", "logger"):
+    for folder in ("model", "loss", "metrics", "gradient", "data", "augment", "task", "callbacks", "logger", "study"):
         for file in sorted((SOURCE / folder).glob("*.py")):
             name = f"{folder}/{file.stem}"
             if file.stem != "__init__" and name not in SUPPORT:

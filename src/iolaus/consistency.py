@@ -32,6 +32,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _sparse_gradients(config)
     yield from _cycled_momentum(config)
     yield from _parameter_groups(config["optim"])
+    yield from _study(config)
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
     if folders:  # and not for a run that exists: it has its weights
@@ -201,6 +202,15 @@ def _combinations(config: Node) -> Iterator[str]:
                 f"callbacks.{name}.save_top_k: several files need names that differ; "
                 f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
             )
+
+
+def _study(config: Node) -> Iterator[str]:
+    """A study is a stage of its own."""
+    is_stage = "study" in config["stages"]
+    if is_stage and (config["stages"] != ["study"] or not config.get("study")):
+        yield "stages: a study is done alone and by its name, as in study=worked_function"
+    if config.get("study") and not is_stage:
+        yield f"stages: study goes with stages=[study], which is what study=NAME sets; received {config['stages']!r}"
 
 
 def _source(config: Node) -> Iterator[str]:

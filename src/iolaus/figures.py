@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_INSIDE = 6  # curves whose names stand inside the axes
 MOST_LABELS = 30  # classes that are named along an axis
 MOST_LETTERS = 16  # of a class name
 MOST_CURVES = 10  # classes that have a curve of their own
@@ -177,13 +178,16 @@ def drawn(exhibit: Curves | Heatmap | Points) -> "Figure":
 
 
 def _curves(exhibit: Curves) -> "Figure":
-    figure, (ax,) = _figure(1, side=4.5)
+    is_crowded = len(exhibit.curves) > MOST_INSIDE
+    figure, (ax,) = _figure(1, side=6 if is_crowded else 4.5)
     for name, values in exhibit.curves.items():
         ax.plot(np.asarray(exhibit.x), np.asarray(values), label=name)
     ax.set(title=exhibit.title, xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
     ax.set(xscale="log" if "x" in exhibit.log else "linear", yscale="log" if "y" in exhibit.log else "linear")
     ax.grid(alpha=0.3)
-    if len(exhibit.curves) > 1:
+    if is_crowded:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
+    elif len(exhibit.curves) > 1:
         ax.legend()
     return figure
 

@@ -22,7 +22,7 @@ import yaml
 from omegaconf import DictConfig
 
 from iolaus import figures, show, slurm
-from iolaus.build import Run, build
+from iolaus.build import Run, build, make, quiet
 from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
 from iolaus.check import plain
@@ -62,6 +62,7 @@ class Report:
         self.fit_seconds = 0.0
         self.tested: str | None = None  # which weights were tested
         self._exhibits: dict[str, Exhibit] = {}
+        self._found: dict[str, float] = {}  # the numbers of a study
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
 
@@ -116,6 +117,13 @@ class Report:
         """Say and draw what the run is going to do."""
         assert self.run is not None
         log.info("%s", preview(self.run, self.folder))
+
+    def study(self) -> None:
+        """Compute what a study has to show; nothing is trained."""
+        quiet()
+        study = make(plain(self.config)["study"], "study")
+        self._exhibits = study.run()
+        self._found = study.values
 
     def fit(self) -> None:
         """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""
@@ -238,7 +246,8 @@ class Report:
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
             "choices": self.job.choices,
-            "metrics": {**metrics, "test": dict(run.history.test) if run else {}},
+            "metrics": {**metrics, "test": dict(run.history.test) if run else {}}
+            | ({"study": self._found} if self._found else {}),
             "objective": {"monitor": monitor, "mode": mode, "value": best[monitor] if best else None},
             "best_epoch": int(best["epoch"]) if best else None,
             "epochs": len(rows),
@@ -257,7 +266,7 @@ class Report:
         """Draw all that there is to see, in the folder and in TensorBoard; the report's lines that show it."""
         run = self.run
         if run is None:
-            return []
+            return show.show(self._exhibits, self.folder, [], 0)
         drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
         if run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
@@ -282,6 +291,11 @@ class Report:
             return "it runs: the batches went through, nothing was kept"
         if self.config.stages == ["info"]:
             return f"nothing was trained: {folder}"
+        if "study" in results["metrics"]:
+            lines = [f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items()]
+            return "\n".join(
+                [results["name"], *lines, f"completed in {results['seconds']['total']:.1f} s: {folder}/report.md"]
+            )
         best = results["best_epoch"]
         epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
         words = [
@@ -422,6 +436,18 @@ def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
     return "\n".join([title, *(line.rstrip() for line in text.getvalue().splitlines())])
 
 
+def _effort(results: dict[str, Any]) -> list[str]:
+    """What the run took, as lines of a list."""
+    seconds = results["seconds"]
+    if not results["steps"]:
+        return [f"- {seconds['total']:.1f} s, no step"]
+    speed = f"{results['samples_per_s'] or 0:,.0f} samples/s"
+    return [
+        f"- parameters: {results['num_parameters']:,}",
+        f"- steps: {results['steps']:,} in {seconds['fit']:.1f} s, {speed}; {seconds['total']:.1f} s in all",
+    ]
+
+
 def _markdown(results: dict[str, Any], shown: list[str], settings: str) -> str:
     columns = _columns(results)
     lines = [f"# {results['name']}", "", f"`{results['command']}`", "", f"Status: {results['status']}."]
@@ -439,15 +465,7 @@ def _markdown(results: dict[str, Any], shown: list[str], settings: str) -> str:
     if columns:
         lines += ["", *show.markdown(["metric", *columns], metrics_table(columns))]
     lines += shown
-    seconds = results["seconds"]
-    lines += [
-        "",
-        "## The run",
-        "",
-        f"- parameters: {results['num_parameters']:,}" if results["num_parameters"] else "- no model was built",
-    ]
-    speed = f"{results['samples_per_s'] or 0:,.0f} samples/s"
-    lines.append(f"- steps: {results['steps']:,} in {seconds['fit']:.1f} s, {speed}; {seconds['total']:.1f} s in all")
+    lines += ["", "## The run", "", *_effort(results)]
     lines += [f"- {name}: {number}" for name, number in results["versions"].items()]
     if results["git"]:
         lines.append(f"- code: {results['git']['commit']}{' with changes' if results['git']['dirty'] else ''}")

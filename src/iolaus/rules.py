@@ -6,8 +6,8 @@ from typing import Any
 # Top-level keys that are settings; every other known one is a group.
 SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_from", "init_partial"}
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
-GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init", "gradient"}
-STAGES = ("info", "fit", "test")
+GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init", "gradient", "study"}
+STAGES = ("info", "fit", "test", "study")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.
 OWN_KEYS = {

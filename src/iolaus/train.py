@@ -19,6 +19,9 @@ def train(config: DictConfig, job: Job) -> float | None:
     from iolaus.report import Report
 
     with Report(config, job) as report, reading_told():
+        if "study" in config.stages:
+            report.study()
+            return None
         run = report.follow(build(config))
         preflight(run)
         if "info" in config.stages:

@@ -191,6 +191,24 @@ def test_optimizers(option):
     assert task.step(a_batch(settings))[0] < loss
 
 
+@pytest.mark.parametrize("option", options("gradient"))
+def test_gradients(option, tmp_path):
+    """A step's gradient is finite and never points uphill, the weights stay, and the same position gives the same one."""
+    run = built(tmp_path, "data=iris", "model=linear", f"gradient={option}")
+    task, batch = run.task, first_batch(run)
+    before = copy.deepcopy(task.state_dict())
+    found = []
+    for estimate in (lambda: task.step(batch), *[lambda: task.gradient(task, task.step, batch, (3, 1))] * 2):
+        task.zero_grad()
+        estimate()[0].backward()
+        found.append(torch.cat([p.grad.reshape(-1) for p in task.parameters()]))
+    exact, once, again = found
+    assert once.isfinite().all()
+    assert torch.equal(once, again)
+    assert once @ exact > 0
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+
+
 @pytest.mark.parametrize("option", options("scheduler"))
 def test_schedules(option):
     """Rates stay positive or reach zero, finite, and a round trip of the state goes on in the same way."""
