@@ -154,13 +154,13 @@ def _climbs_out(text: str, folder: Path) -> bool:
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
-    """The file of a checkpoint by name (best, last) or path.
+    """The file of a checkpoint by name (best, last, previous) or path.
 
     Raises:
         UserError: when there is none, or the folder's own points elsewhere.
     """
     kept = folder / "checkpoints"
-    named = name in ("best", "last")
+    named = name in ("best", "last", "previous")
     file = kept / f"{name}.ckpt" if named else Path(name)
     if not file.is_file():
         names = sorted(f.stem for f in kept.glob("*.ckpt"))
