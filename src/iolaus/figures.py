@@ -234,16 +234,20 @@ def animation(exhibit: Animation) -> bytes:
     from PIL import Image
 
     limits = _common_limits(exhibit.frames)
+    figure, (ax,) = _figure(1, side=5)
+    canvas = FigureCanvasAgg(figure)
     pictures = []
     for frame in exhibit.frames:
-        figure, (ax,) = _figure(1, side=5)
+        ax.clear()
         if isinstance(frame, Points):
             _points(ax, frame)
         else:
             _curves(ax, frame)
         ax.set(xlim=limits[0], ylim=limits[1])
-        canvas = FigureCanvasAgg(figure)
         canvas.draw()
+        figure.set_layout_engine(
+            "none"
+        )  # the first frame's margins serve all: nothing jumps, and the others are drawn once
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("P", palette=Image.Palette.ADAPTIVE))
     stream = io.BytesIO()
     times = [int(min(max(SHOWN_MS / len(pictures), 120), 600))] * (len(pictures) - 1) + [1500]  # ms; the last one stays

@@ -25,7 +25,7 @@ from iolaus.undisturbed import twice_differentiable, undisturbed
 log = logging.getLogger("iolaus")
 
 MOST_SAMPLES = 512  # that are measured on where num_samples is not given
-MOST_FRAMES = 60  # of the animation
+MOST_FRAMES = 40  # of the animation
 POINTS = 1_000  # of a drawn density
 AXES = ("eigenvalue", "density")
 NAMES = (
