@@ -40,7 +40,7 @@ class Hessian:
         self.sizes = [p.numel() for p in self.parameters]
         self.dim = sum(self.sizes)
         self._loss = loss
-        self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        self._buffers = [(buffer, buffer.clone(), buffer._version) for buffer in module.buffers()]
         self._random = _random_state(self.device)
 
     def __matmul__(self, vector: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Hessian:
         Raises:
             ValueError: for a model or a loss that cannot be differentiated twice.
         """
-        parts = [part.view_as(p).to(p.dtype) for part, p in zip(vector.split(self.sizes), self.parameters, strict=True)]
+        parts = [part.to(p.dtype) for part, p in zip(self._parts(vector), self.parameters, strict=True)]
         return self._mean(lambda gradient: self._product(gradient, parts))
 
     def gradient(self) -> Tensor:
@@ -71,27 +71,34 @@ class Hessian:
                 raise ValueError(f"an operation has no second derivative: {reason[:200]}") from error
             raise
 
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        """A flat vector as views of the parameters' shapes."""
+        return [part.view_as(p) for part, p in zip(flat.split_with_sizes(self.sizes), self.parameters, strict=True)]
+
     def _mean(self, of: Callable[[Sequence[Tensor]], Sequence[Tensor]], create_graph: bool = True) -> Tensor:
         """The mean over batches, by their weights, of what is made of each one's gradient."""
         self._begin_anew()
         total = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
-        count: Tensor | float = 0.0
+        places = self._parts(total)
+        count = 0.0
         for batch in self.batches:
             loss, size = self._loss(batch)
             gradient = torch.autograd.grad(loss, self.parameters, create_graph=create_graph, materialize_grads=True)
-            flat = torch.cat([part.detach().to_dense().reshape(-1).to(self.dtype) for part in of(gradient)])
-            total.add_(flat.mul_(size))
-            count = count + size
+            parts = [part.to_dense() if part.is_sparse else part for part in of(gradient)]
+            torch._foreach_add_(places, parts, alpha=float(size))
+            count += float(size)
         return total.div_(count)
 
-    @torch.no_grad()
     def _begin_anew(self) -> None:
         """Put random numbers and buffers back to where they were at first."""
         torch.set_rng_state(self._random[0])
         if self._random[1] is not None:
             torch.cuda.set_rng_state(self._random[1], self.device)
-        for buffer, content in self._buffers:
-            buffer.copy_(content)
+        for number, (buffer, content, version) in enumerate(self._buffers):
+            if buffer._version != version:  # it was written to
+                with torch.no_grad():
+                    buffer.copy_(content)
+                self._buffers[number] = (buffer, content, buffer._version)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
