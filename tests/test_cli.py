@@ -81,9 +81,10 @@ def test_a_checkpoint_of_another_model(run, command, capfd):
 
 
 def test_curvature_of_every_checkpoint(run, capfd):
+    (run.folder / "checkpoints/best-1.ckpt").write_bytes((run.folder / "checkpoints/best.ckpt").read_bytes())
     code, text = call(capfd, "curvature", run.folder, "--checkpoint", "all", "--samples", "50", "--steps", "9")
     assert code == 0, text
-    for name in ("best", "last"):
+    for name in ("best", "best-1", "last"):
         assert str(run.folder / f"figures/curvature_{name}.png") in text
         with (run.folder / f"samples/curvature_{name}.csv").open() as file:
             nodes, weights, bounds = zip(*(map(float, line.split(",")) for line in file.readlines()[1:]), strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from iolaus.check import check
 from iolaus.errors import UserError
-from iolaus.runs import find_checkpoint, read_run
+from iolaus.runs import NAMED, find_checkpoint, read_run
 from iolaus.startup import import_lightning
 
 MODES = ("train", "eval")
@@ -58,8 +58,7 @@ def curvature(
         if number is not None and number < least:
             raise UserError(f"{option}: must be at least {least}; received {number}")
     config = read_run(folder, overrides, allow)
-    names = [f.stem for f in (folder / "checkpoints").glob("*.ckpt")] if checkpoint == "all" else [checkpoint]
-    files = [find_checkpoint(folder, name) for name in names or ["best"]]
+    files = [find_checkpoint(folder, name) for name in _names(folder, checkpoint)]
     check(config)
     import_lightning()
     from iolaus.build import build
@@ -76,23 +75,36 @@ def curvature(
     print(text_table(COLUMNS, [_row(name, found) for name, found in measured]))
 
 
+def _names(folder: Path, checkpoint: str) -> list[str]:
+    """What find_checkpoint takes: the one that was asked for, or all of the run's."""
+    kept = (folder / "checkpoints").glob("*.ckpt") if checkpoint == "all" else ()
+    return [file.stem if file.stem in NAMED else str(file) for file in kept] or [
+        "best" if checkpoint == "all" else checkpoint
+    ]
+
+
 def _measured(run: Any, callback: Any, files: list[Path]) -> Iterator[tuple[str, Any]]:
     """Each checkpoint's name and what was measured there, in the order of their steps."""
     from iolaus.checkpoint import read
 
     task = run.task.to(run.trainer.strategy.root_device)
     contents = [(file, read(file)) for file in files]
-    for file, content in sorted(contents, key=lambda pair: (pair[1].get("global_step", 0), pair[0])):
+    for step, file, content in sorted(((_step(c), f, c) for f, c in contents), key=lambda known: known[:2]):
         task.on_load_checkpoint(content)
         task.load_state_dict(content["state_dict"])
-        step = content.get("global_step", 0)
         try:
-            yield file.stem, callback.measure(run.trainer, task, run.data, content.get("epoch", 0), step)
+            yield file.stem, callback.measure(run.trainer, task, run.data, 0, step)
         except UserError as error:
             text = str(error)
             for key, option in OPTIONS.items():
                 text = text.replace(key, option)
             raise UserError(text) from error
+
+
+def _step(content: dict[str, Any]) -> int:
+    """Steps taken before a checkpoint; 0 where it does not tell."""
+    step = content.get("global_step")
+    return step if isinstance(step, int) else 0
 
 
 def _write(folder: Path, name: str, found: Any) -> list[Path]:
