@@ -310,7 +310,7 @@ def _lowest(dim: int, width: float) -> float:
 def _cannot(task: Task, error: Exception) -> str:
     """Why a task cannot be measured, in a line."""
     names = f"{type(task.model).__name__} with {type(task.loss).__name__}"
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300].rstrip(".")
     if "second derivative" in reason:
         return f"callbacks.curvature: {names} cannot be differentiated twice: {reason}; choose another loss or model, or leave it out"
     return f"callbacks.curvature: {names} cannot be measured: {reason}"

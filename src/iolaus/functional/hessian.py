@@ -66,7 +66,7 @@ class Hessian:
         try:
             return torch.autograd.grad(outputs, self.parameters, weights, materialize_grads=True)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             if "not implemented" in reason or "differentiate twice" in reason or "once_differentiable" in reason:
                 raise ValueError(f"an operation has no second derivative: {reason[:200]}") from error
             raise
