@@ -80,8 +80,46 @@ def test_a_checkpoint_of_another_model(run, command, capfd):
     assert len(text.splitlines()) <= 2
 
 
+def test_curvature_of_every_checkpoint(run, capfd):
+    (run.folder / "checkpoints/best-1.ckpt").write_bytes((run.folder / "checkpoints/best.ckpt").read_bytes())
+    code, text = call(capfd, "curvature", run.folder, "--checkpoint", "all", "--samples", "50", "--steps", "9")
+    assert code == 0, text
+    for name in ("best", "best-1", "last"):
+        assert str(run.folder / f"figures/curvature_{name}.png") in text
+        with (run.folder / f"samples/curvature_{name}.csv").open() as file:
+            nodes, weights, bounds = zip(*(map(float, line.split(",")) for line in file.readlines()[1:]), strict=True)
+        assert len(nodes) == 9
+        assert sum(weights) == pytest.approx(1)
+        assert f"{max(nodes):.6g} ± " in text
+        assert min(bounds) > 0
+    before = text
+    code, text = call(capfd, "curvature", run.folder, "--samples", "50", "--steps", "9", "--mode", "eval")
+    assert code == 0, text
+    assert next(line for line in text.splitlines() if "│ best" in line) in before  # no dropout, no batch norm
+    assert (run.folder / "figures/curvature_best.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--checkpoint", "frist"], "kept are: best, last"),
+        (["--samples", "106"], "--samples: 106 is more than the 105 training rows; set at most 105"),
+        (["--samples", "0"], "--samples: must be at least 1; received 0"),
+        (["--steps", "100000"], "--steps: 100000 is more than the model's"),
+        (["--mode", "trian"], "--mode: must be train or eval; received trian"),
+        (["data.btach_size=3"], "did you mean 'batch_size'"),
+    ],
+)
+def test_wrong_words_about_curvature(run, capfd, arguments, says):
+    code, text = call(capfd, "curvature", run.folder, *arguments)
+    assert code == 1
+    assert says in text
+    assert len(text.splitlines()) <= 3
+
+
 def test_help_names_the_commands(capfd):
     code, text = call(capfd, "--help")
     assert code == 0
     assert "test" in text
     assert "resume" in text
+    assert "curvature" in text

@@ -18,6 +18,9 @@ STATED = {
     "small_cnn": lambda r: r["num_parameters"] == 1_199_882 and r["metrics"]["test"]["accuracy/test"] >= 0.96,
     "cities": lambda r: r["metrics"]["test"]["stress/test"] < 0.221 and r["metrics"]["test"]["disparity/test"] < 0.016,
     "recommend": lambda r: r["metrics"]["test"]["hit_rate/test"] >= 0.83,
+    "residual_spectrum": lambda r: (
+        r["metrics"]["last"]["curvature/lambda_min"] > -0.5 and r["metrics"]["test"]["accuracy/test"] >= 0.97
+    ),
     "parallel_cnn": lambda r: r["metrics"]["test"]["accuracy/test"] >= 0.95,
 }
 
@@ -52,6 +55,11 @@ def test_experiments(command, name):
         state = torch.load(outcome.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
         found = state["model.linear.weight"].item(), state["model.linear.bias"].item()
         assert found == pytest.approx(tuple(np.polyfit(X, Y, 1)), abs=1e-3)
+    if name == "residual_spectrum":
+        table = np.genfromtxt(outcome.folder / "samples/curvature.csv", delimiter=",", names=True)
+        assert table["lambda_min"][0] < -5
+        assert table["lambda_min_error"].max() < 0.01
+        assert (table["step"][0], table["step"][-1]) == (0, 200)
 
 
 @pytest.mark.slow

@@ -77,6 +77,10 @@ CONFIGURATIONS = {
         "callbacks=[default,swa]",
         "callbacks.swa.start=2",
     ],
+    "curvature": [
+        *("callbacks=[default,curvature]", "callbacks.curvature.lanczos_steps=5", "callbacks.curvature.num_samples=40"),
+        *("callbacks.curvature.trace_samples=1", "callbacks.curvature.every_n_epochs=2", "model.dropout=0.2"),
+    ],
     "SWA with its schedule": [
         "callbacks=[default,swa]",
         "scheduler=swa",
@@ -154,6 +158,7 @@ SLOW = {
     "max_steps",
     "schedules in turn",
     "SWA with its schedule",
+    "curvature",
     "sparse gradients",
     "dropout and mixup",
     "EMA",

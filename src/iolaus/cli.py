@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from iolaus.check import check
+from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
 from iolaus.resume import resume
@@ -43,7 +44,20 @@ def main(arguments: list[str] | None = None) -> None:
         "--text", action="append", default=[], help="a text in place of a file; may be given several times"
     )
     foresee.add_argument("--output", type=Path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl")
-    for command in (test, go_on, foresee):
+    look = commands.add_parser(
+        "curvature",
+        help="measure the curvature of the loss at a run's checkpoints",
+        description="Eigenvalues, trace and spectral density of the Hessian of the training loss, on a part of the training split, at the "
+        "weights of a checkpoint: a table, figures/curvature_NAME.png and samples/curvature_NAME.csv in the run's folder.",
+        epilog="example: iolaus curvature outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint all",
+    )
+    look.add_argument("--checkpoint", default="best", help="best (the default), last, previous, a file, or all")
+    look.add_argument(
+        "--samples", type=int, metavar="N", help="of the training split; 512, or all where there are fewer"
+    )
+    look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
+    look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
+    for command in (test, go_on, foresee, look):
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         if command is foresee:
             command.add_argument(
@@ -69,6 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
             _test(options)
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
+        elif options.command == "curvature":
+            measures = (options.checkpoint, options.samples, options.steps, options.mode)
+            curvature(options.run, options.words, *measures, options.allow)
         else:
             resume(options.run, options.words, options.allow)
     except UserError as error:

@@ -1,7 +1,7 @@
 """What a task has to show after a test, as plain values: the report draws or writes each kind in its own way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -31,6 +31,8 @@ class Curves:
         labels: of the two axes.
         title: above the figure.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
+        lowest: where the upright axis begins; None: at the least value.
+        errors: for some names (N,), how far the truth may be from the curve; drawn as a band.
     """
 
     x: Any
@@ -38,6 +40,8 @@ class Curves:
     labels: tuple[str, str]
     title: str
     log: str = ""
+    lowest: float | None = None
+    errors: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,13 @@ class Points:
 
 @dataclass(frozen=True)
 class Animation:
-    """Points as they moved, an animated picture.
+    """Pictures of one kind in turn, on common axes: points that moved, a curve that changed.
 
     Args:
-        frames: (K, N, 2).
-        titles: of each frame.
-        names: see Points.
-        labels: see Points.
+        frames: each with a title of its own.
     """
 
-    frames: Any
-    titles: Sequence[str]
-    names: Sequence[str] | None = None
-    labels: Any = None
+    frames: Sequence[Points] | Sequence[Curves]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ MOST_INSIDE = 6  # curves whose names stand inside the axes
 MOST_LABELS = 30  # classes that are named along an axis
 MOST_LETTERS = 16  # of a class name
 MOST_CURVES = 10  # classes that have a curve of their own
+SHOWN_MS = 6_000  # that an animation takes, unless its frames would be shown too shortly or too long
 
 
 def learning_curves(rows: Sequence[dict[str, float]], best_epoch: int | None) -> "Figure":
@@ -28,7 +29,7 @@ def learning_curves(rows: Sequence[dict[str, float]], best_epoch: int | None) ->
     """
     from matplotlib.ticker import MaxNLocator
 
-    names = list(dict.fromkeys(k.split("/")[0] for row in rows for k in row if "/" in k))
+    names = list(dict.fromkeys(k.split("/")[0] for row in rows for k in row if k.endswith(("/train", "/val"))))
     figure, panels = _figure(len(names))
     for name, ax in zip(names, panels, strict=True):
         for split, color in (("train", "C0"), ("val", "C1")):
@@ -165,31 +166,37 @@ def scatter(target: Any, preds: Any) -> "Figure":
 
 
 def drawn(exhibit: Curves | Heatmap | Points) -> "Figure":
-    """A task's exhibit as a figure."""
+    """An exhibit as a figure."""
     match exhibit:
-        case Curves():
-            return _curves(exhibit)
         case Heatmap():
             return _heatmap(exhibit)
-    figure, (ax,) = _figure(1, side=6)
-    _points(ax, exhibit.xy, exhibit.names, exhibit.labels)
-    ax.set(title=exhibit.title, aspect="equal")
+        case Curves():
+            figure, (ax,) = _figure(1, side=6 if len(exhibit.curves) > MOST_INSIDE else 4.5)
+            _curves(ax, exhibit)
+        case Points():
+            figure, (ax,) = _figure(1, side=6)
+            _points(ax, exhibit)
     return figure
 
 
-def _curves(exhibit: Curves) -> "Figure":
-    is_crowded = len(exhibit.curves) > MOST_INSIDE
-    figure, (ax,) = _figure(1, side=6 if is_crowded else 4.5)
+def _curves(ax: "Axes", exhibit: Curves) -> None:
+    x = np.asarray(exhibit.x)
+    few = "o" if len(x) < 3 else None
     for name, values in exhibit.curves.items():
-        ax.plot(np.asarray(exhibit.x), np.asarray(values), label=name)
+        (line,) = ax.plot(x, np.asarray(values), label=name, marker=few)
+        if name in exhibit.errors:
+            low, high = (np.asarray(values) + sign * np.asarray(exhibit.errors[name]) for sign in (-1, 1))
+            ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     ax.set(title=exhibit.title, xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
     ax.set(xscale="log" if "x" in exhibit.log else "linear", yscale="log" if "y" in exhibit.log else "linear")
+    if exhibit.lowest is not None:
+        highest = max(float(np.asarray(values).max()) for values in exhibit.curves.values())
+        ax.set_ylim(exhibit.lowest, 2 * highest if "y" in exhibit.log else None)
     ax.grid(alpha=0.3)
-    if is_crowded:
+    if len(exhibit.curves) > MOST_INSIDE:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
     elif len(exhibit.curves) > 1:
         ax.legend()
-    return figure
 
 
 def _heatmap(exhibit: Heatmap) -> "Figure":
@@ -209,9 +216,10 @@ def _heatmap(exhibit: Heatmap) -> "Figure":
     return figure
 
 
-def _points(ax: "Axes", xy: Any, names: Sequence[str] | None, labels: Any) -> None:
+def _points(ax: "Axes", exhibit: Points) -> None:
     """Points by kind where there are labels, else with their names beside them."""
-    xy = np.asarray(xy)
+    xy, names, labels = np.asarray(exhibit.xy), exhibit.names, exhibit.labels
+    ax.set(title=exhibit.title, aspect="equal")
     if labels is None:
         ax.scatter(xy[:, 0], xy[:, 1], s=14)
         for name, (x, y) in zip(names or [], xy, strict=False):
@@ -224,30 +232,45 @@ def _points(ax: "Axes", xy: Any, names: Sequence[str] | None, labels: Any) -> No
 
 
 def animation(exhibit: Animation) -> bytes:
-    """Points as they moved, a GIF of a frame each; its axes hold all frames."""
+    """A GIF of a picture for each frame; its axes hold all frames."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    frames = np.asarray(exhibit.frames)
-    low, high = frames.min((0, 1)), frames.max((0, 1))
-    middle, half = (low + high) / 2, 0.55 * float((high - low).max() or 1.0)
+    limits = _common_limits(exhibit.frames)
+    figure, (ax,) = _figure(1, side=5)
+    canvas = FigureCanvasAgg(figure)
     pictures = []
-    for xy, title in zip(frames, exhibit.titles, strict=True):
-        figure, (ax,) = _figure(1, side=5)
-        _points(ax, xy, exhibit.names, exhibit.labels)
-        ax.set(
-            title=title,
-            aspect="equal",
-            xlim=(middle[0] - half, middle[0] + half),
-            ylim=(middle[1] - half, middle[1] + half),
-        )
-        canvas = FigureCanvasAgg(figure)
+    for frame in exhibit.frames:
+        ax.clear()
+        if isinstance(frame, Points):
+            _points(ax, frame)
+        else:
+            _curves(ax, frame)
+        ax.set(xlim=limits[0], ylim=limits[1])
         canvas.draw()
+        figure.set_layout_engine(
+            "none"
+        )  # the first frame's margins serve all: nothing jumps, and the others are drawn once
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("P", palette=Image.Palette.ADAPTIVE))
     stream = io.BytesIO()
-    times = [120] * (len(pictures) - 1) + [1500]  # ms; the last one stays
+    times = [int(min(max(SHOWN_MS / len(pictures), 120), 600))] * (len(pictures) - 1) + [1500]  # ms; the last one stays
     pictures[0].save(stream, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
     return stream.getvalue()
+
+
+def _common_limits(frames: Sequence[Points] | Sequence[Curves]) -> Any:
+    """The ends of both axes that hold all frames, with a margin; of points a square."""
+    if isinstance(frames[0], Points):
+        xy = np.stack([np.asarray(frame.xy) for frame in frames])  # type: ignore[union-attr]
+        low, high = xy.min((0, 1)), xy.max((0, 1))
+        middle, half = (low + high) / 2, 0.55 * float((high - low).max() or 1.0)
+        return [(m - half, m + half) for m in middle]
+    curves: list[Curves] = list(frames)  # type: ignore[arg-type]
+    x = np.concatenate([np.asarray(frame.x) for frame in curves])
+    y = np.concatenate([np.asarray(values) for frame in curves for values in frame.curves.values()])
+    lowest = [frame.lowest for frame in curves if frame.lowest is not None]
+    bottom, top = (min(lowest) if lowest else y.min()), y.max()
+    return (x.min(), x.max()), (bottom, 2 * top if "y" in curves[0].log else top + 0.05 * (top - bottom))
 
 
 def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str, "Figure"]:
@@ -283,6 +306,13 @@ def save(figures: dict[str, "Figure"], folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=120)
     return paths
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
 
 
 def _figure(panels: int, side: float = 4.0) -> tuple["Figure", list["Axes"]]:

@@ -13,6 +13,8 @@ from iolaus.logger.files import FileLogger
 class History(FileLogger):
     """Gathers an epoch's values into a row, epochs counted from 1; it is complete, and written, when the training split's arrive.
 
+    A row of epoch 0 stands before them where something was measured before the first step.
+
     Args:
         path: the csv file.
     """
@@ -22,6 +24,7 @@ class History(FileLogger):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
         self.test: dict[str, float] = {}
+        self.start: dict[str, float] = {}  # what was measured before the first step
         self._pending: dict[str, float] = {}
         self._columns: list[str] = []
 
@@ -39,6 +42,13 @@ class History(FileLogger):
             self._pending = {}
             self._write()
 
+    @rank_zero_only
+    def log_start(self, metrics: dict[str, float]) -> None:
+        """Log what was measured before the first step: a row of epoch 0, which counts as no epoch."""
+        self.start |= {"epoch": 0, "step": 0} | {k: float(v) for k, v in metrics.items()}
+        self._columns += [k for k in self.start if k not in self._columns]
+        self._write_all()
+
     def _write(self) -> None:
         row = self.rows[-1]
         new = [k for k in row if k not in self._columns]
@@ -55,12 +65,13 @@ class History(FileLogger):
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows([self.start] * bool(self.start) + self.rows)
 
     def written(self) -> dict[str, Any]:
         """All rows so far, and the values that wait for the rest of theirs."""
         return {
             "rows": [dict(row) for row in self.rows],
+            "start": dict(self.start),
             "pending": dict(self._pending),
             "columns": list(self._columns),
         }
@@ -69,8 +80,9 @@ class History(FileLogger):
         """Go on from what `written` gave: the file loses the rows after it."""
         state = written or {"rows": [], "pending": {}, "columns": []}
         self.rows, self._pending, self._columns = state["rows"], state["pending"], state["columns"]
+        self.start = state.get("start", {})
         self.path.unlink(missing_ok=True)
-        if self.rows:
+        if self.rows or self.start:
             self._write_all()
 
     def best(self, monitor: str, mode: str) -> dict[str, float] | None:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from iolaus.build import Run
 from iolaus.errors import UserError
 from iolaus.gradient.reverse import Reverse
+from iolaus.undisturbed import undisturbed
 
 log = logging.getLogger("iolaus")
 
@@ -30,18 +31,12 @@ def preflight(run: Run) -> None:
     _check_batches(run, len(loader))
     batch = [part[:SAMPLES] for part in next(iter(loader))]
     task = run.task
-    buffers = {name: value.clone() for name, value in task.named_buffers()}
-    task.train()
     try:
-        with torch.random.fork_rng():
+        with undisturbed(task, "train"):
             run.trainer.prepare(task, *batch[:-1])
             _try(run, [part.to(task.device) for part in batch])
     finally:
-        task.zero_grad(set_to_none=True)
         task.train_scores.reset()
-        with torch.no_grad():
-            for name, value in task.named_buffers():
-                value.copy_(buffers[name])
 
 
 def _check_objective(run: Run) -> None:

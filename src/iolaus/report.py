@@ -1,7 +1,6 @@
 """The end of a run: results.json for programs, report.md and a table for people."""
 
 import fcntl
-import io
 import json
 import logging
 import math
@@ -276,6 +275,8 @@ class Report:
             for name, figure in drawn.items()
             for line in show.figure(name, figure, self.folder, boards, results["steps"])
         ]
+        for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
+            self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         lines += show.show(self._exhibits, self.folder, boards, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
@@ -422,18 +423,7 @@ def _columns(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
     """A table of metrics as text, a column for each split."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("metric")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for row in metrics_table(columns):
-        table.add_row(*row)
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    return "\n".join([title, *(line.rstrip() for line in text.getvalue().splitlines())])
+    return f"{title}\n{show.text_table(['metric', *columns], metrics_table(columns))}"
 
 
 def _effort(results: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from iolaus.errors import UserError, did_you_mean
 
 MOST_BYTES = 2**20  # of a settings file
+NAMED = ("best", "last", "previous")  # checkpoints of a run
 MOST_LEVELS = 50  # of its nesting
 
 
@@ -154,13 +155,13 @@ def _climbs_out(text: str, folder: Path) -> bool:
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
-    """The file of a checkpoint by name (best, last) or path.
+    """The file of a checkpoint by name (best, last, previous) or path.
 
     Raises:
         UserError: when there is none, or the folder's own points elsewhere.
     """
     kept = folder / "checkpoints"
-    named = name in ("best", "last")
+    named = name in NAMED
     file = kept / f"{name}.ckpt" if named else Path(name)
     if not file.is_file():
         names = sorted(f.stem for f in kept.glob("*.ckpt"))

@@ -13,6 +13,7 @@ from iolaus import figures
 from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Points, Table, Text
 from iolaus.logger.tensorboard import TensorBoard
 
+MOST_LETTERS = 120  # of a line of a table in the terminal
 MOST_ROWS = 20  # of a table in the report; its file holds all
 
 
@@ -72,6 +73,21 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[s
         return "| " + " | ".join(texts) + " |"
 
     return [line(columns), "| " + " | ".join("---" for _ in columns) + " |", *map(line, rows)]
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal, cells after the first aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table as Lines
+
+    table = Lines()
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    text = io.StringIO()
+    Console(file=text, width=MOST_LETTERS).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -199,7 +199,7 @@ def test_other_dimensions(command):
 
 
 def test_animation_is_an_exhibit():
-    """Frames and titles are as many as each other, whatever the path."""
+    """Each frame is the map of then, with its title."""
 
     class Data:
         point_names, labels, class_names, unit, seed = NAMES, None, None, "m", 0
@@ -208,5 +208,6 @@ def test_animation_is_an_exhibit():
     shown = a_task(PLANE).show(Data)
     path = shown["path"]
     assert isinstance(path, Animation)
-    assert len(path.frames) == len(path.titles) == 1
-    assert path.names == NAMES
+    (frame,) = path.frames
+    assert frame.title == "the map"
+    assert frame.names == NAMES

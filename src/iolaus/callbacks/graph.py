@@ -14,6 +14,7 @@ from pytorch_lightning.core.module import _jit_is_scripting
 from torch import nn
 
 from iolaus.logger.tensorboard import TensorBoard
+from iolaus.undisturbed import undisturbed
 
 log = logging.getLogger("iolaus")
 
@@ -44,7 +45,7 @@ class Graph(pl.Callback):
         draw(model, inputs, Path(self.output_dir), self.depth)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
-                with undisturbed(model, "TensorBoard's graph"), _jit_is_scripting():
+                with _looking(model, "TensorBoard's graph"), _jit_is_scripting():
                     logger.experiment.add_graph(model, inputs, use_strict_trace=False)
 
 
@@ -60,7 +61,7 @@ def draw(model: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path, depth
         log.info("graph.svg: not drawn, torchview is not installed: pip install torchview")
         return []
     written: list[Path] = []
-    with undisturbed(model, "graph.svg"):
+    with _looking(model, "graph.svg"):
         drawn = draw_graph(
             model, input_data=inputs, depth=depth, device=inputs[0].device, mode="eval", expand_nested=True
         )
@@ -74,18 +75,14 @@ def draw(model: nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path, depth
 
 
 @contextmanager
-def undisturbed(model: nn.Module, what: str) -> Iterator[None]:
-    """Run a model for a look: in evaluation mode, without gradients, with modes and random state put back; failures are told."""
-    modes = {module: module.training for module in model.modules()}
+def _looking(model: nn.Module, what: str) -> Iterator[None]:
+    """Run a model, uncompiled, for a look: in evaluation mode, without gradients or a trace; failures are told."""
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
     try:
-        with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+        with undisturbed(model, "eval"), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.eval()
             yield
     except Exception as error:  # tracers fail in as many ways as there are networks
         log.warning("%s: not drawn: %s", what, " ".join(str(error).split())[:200])
     finally:
         model._compiled_call_impl = compiled
-        for module, mode in modes.items():
-            module.training = mode

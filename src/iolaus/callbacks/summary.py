@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from iolaus.undisturbed import undisturbed
+
 MB = 2**20
 
 
@@ -26,7 +28,6 @@ class Summary(pl.Callback):
             Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
 
 
-@torch.no_grad()
 def summarize(model: nn.Module, *inputs: torch.Tensor) -> str:
     """The table as text. Sizes count float32 values; forward/backward counts each layer's output twice.
 
@@ -48,16 +49,12 @@ def summarize(model: nn.Module, *inputs: torch.Tensor) -> str:
 
     leaves = [m for m in model.modules() if not any(m.children())]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.random.fork_rng():
-            model.eval()
+        with undisturbed(model, "eval"), torch.no_grad():
             model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     width = max([len(r[0]) for r in rows] + [len("layer")])

@@ -13,12 +13,13 @@ from torch.utils.data import Dataset, TensorDataset
 from iolaus.augment.transforms import composed
 from iolaus.data.loader import AugmentedLoader, Batch, Key, Start, make_loader, resident
 from iolaus.data.memory import narrowed, parts
-from iolaus.data.order import SCALARS, row_dtype, split
+from iolaus.data.order import SCALARS, row_dtype, shuffled, split
 from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
 EVAL_BATCH_BYTES = 32 * 2**20  # of input, where eval_batch_size is not given
 BLOCK = 4_096  # rows that are looked at together where all are
+DRAWN = -1  # in place of an epoch, in the key of rows that are drawn for a look
 STATISTICS_ROWS = 2_048  # of a data set outside memory that mean and deviation are estimated from
 
 
@@ -270,6 +271,11 @@ class DataModule(pl.LightningDataModule, ABC):
         inputs = self.datasets[name][0][0]
         size = max(EVAL_BATCH_BYTES // max(4 * inputs.numel(), 1), self.batch_size)
         return int(min(size, 16_384))
+
+    def some_batches(self, split: str, size: int, batch_size: int, seed: int) -> list[Batch]:
+        """Batches of some of a split's rows, drawn by a seed, without augmentation; no generator shows a trace of it."""
+        rows = shuffled(self.rows[split], seed, DRAWN)[:size]
+        return [tuple(batch) for batch in make_loader(self.datasets[split], rows, batch_size, key=None, num_workers=0)]
 
     def train_dataloader(self) -> Any:
         def key() -> tuple[int, ...]:

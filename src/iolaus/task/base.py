@@ -117,7 +117,11 @@ class Task(pl.LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         self._scored = -1
-        for module in self.modules():  # the statistics of frozen batch norms are frozen too
+        self.freeze_norms()
+
+    def freeze_norms(self) -> None:
+        """The statistics of frozen batch norms are frozen too."""
+        for module in self.modules():
             if isinstance(module, BATCH_NORMS) and module.affine and not module.weight.requires_grad:
                 module.eval()
 

@@ -126,11 +126,12 @@ class Scaling(Task):
         shown = f"{len(some):,} of {len(rows):,} pairs" if len(some) < len(rows) else "all pairs"
         frames = [axes.place(axes.turned(frame)) for frame in [*self._frames, self._points()]]
         titles = [f"epoch {k * self._every}" for k in range(len(self._frames))] + ["the map"]
+        path = [Points(_plane(f), title, names, data.labels) for f, title in zip(frames, titles, strict=True)]
         return {
             "map": Points(
                 _plane(xy), f"{len(xy)} points{unit}; any rotation or mirror image is as good", names, data.labels
             ),
-            "path": Animation(np.stack([_plane(frame) for frame in frames]), titles, names, data.labels),
+            "path": Animation(path),
             "shepard": Points(pairs, f"distance on the map (up) against that given{unit}: {shown}"),
             "coordinates": Table(
                 ["name", *axes.names],
