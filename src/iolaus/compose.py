@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -56,10 +57,18 @@ def less(whole: int | None, part: int) -> int:
     return max((whole or 0) - part, 1)
 
 
+def varied(overrides: list[str]) -> str:
+    """What tells a job from the others of its sweep, for its folder's name: the overrides that the command does not fix."""
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    fixed = {o.key_or_group for o in OverridesParser.create().parse_overrides(words) if not o.is_sweep_override()}
+    return "_".join(slug(o.replace("=", "-", 1)) for o in overrides if o.lstrip("+~").partition("=")[0] not in fixed)
+
+
 quick_yaml()
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("less", less, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
+OmegaConf.register_new_resolver("varied", varied, replace=True)
 
 
 def launch(main: Callable[[DictConfig], Any]) -> None:
@@ -186,9 +195,9 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
             arguments = argparse.Namespace(
                 **vars(arguments) | {"overrides": _swept(arguments.overrides, Composer(name, extra))}
             )
-        for overrides in _jobs(arguments):
+        for overrides in _jobs(arguments, Composer(name, extra)):
             try:
-                told.add(tuple(_settle_job(Composer(name, extra), overrides)))
+                told.add(tuple(_settle_job(Composer(name, extra), overrides, arguments.multirun)))
             except ConfigError as error:
                 problems += error.problems
         if problems:
@@ -203,9 +212,9 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
 
 
 def _swept(overrides: list[str], composer: "Composer") -> list[str]:
-    """The overrides of a sweep, with those that a chosen experiment sweeps over."""
+    """The overrides of a sweep, with those that a chosen experiment or sweep varies."""
     with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
-        chosen = [o for o in overrides if o.startswith("experiment=")]
+        chosen = [o for o in overrides if o.startswith(("experiment=", "sweep=", "data.folds="))]
         params = composer(chosen, hydra=True).hydra.sweeper.get("params") or {}
         return [
             *(f"{k}={v}" for k, v in params.items() if not any(o.startswith(f"{k}=") for o in overrides)),
@@ -214,7 +223,7 @@ def _swept(overrides: list[str], composer: "Composer") -> list[str]:
     return overrides
 
 
-def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
+def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]]:
     """The overrides of each job; for a sweep by another sweeper than Hydra's own only those that do not vary."""
     if not arguments.multirun:
         return [arguments.overrides]
@@ -223,9 +232,15 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
         parsed = parser.parse_overrides(arguments.overrides)
     except OverrideParseException as error:
         raise ConfigError([unreadable(error.override)]) from None
-    if any(o.key_or_group in ("sweep", "hydra/sweeper") for o in parsed):
-        return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
+    if problems := list(_ambiguous(parsed)):
+        raise ConfigError(problems)
+    fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    if any(o.key_or_group == "hydra/sweeper" for o in parsed) or not _is_grid(arguments.overrides, composer):
+        return [fixed]
     jobs = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    if not jobs:
+        _settle_job(composer, fixed, is_sweep=True)  # a wrong number of folds, perhaps
+        raise UserError("-m: there is nothing to run, a range of the sweep is empty")
     if len(jobs) <= MOST_JOBS:
         return jobs
     seen: set[str] = set()
@@ -235,6 +250,23 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
             seen.update(job)
             covering.append(job)
     return covering
+
+
+def _ambiguous(overrides: list[Override]) -> Iterator[str]:
+    """What a sweep cannot vary, since it says itself what is varied."""
+    swept = {o.key_or_group: o.input_line for o in overrides if o.is_sweep_override()}
+    if "sweep" in swept:
+        yield f"{swept['sweep']}: choose one, and run the others apart"
+    if "data.folds" in swept and any(o.key_or_group == "sweep" for o in overrides):
+        yield f"{swept['data.folds']}: must be one number, as the sweep makes a job of each of that many parts"
+
+
+def _is_grid(overrides: list[str], composer: "Composer") -> bool:
+    """Whether the chosen sweep, if any, leaves the jobs to Hydra's own sweeper: all combinations."""
+    chosen = [o for o in overrides if o.startswith("sweep=")]
+    with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
+        return not chosen or str(composer(chosen, hydra=True).hydra.sweeper["_target_"]).endswith(".BasicSweeper")
+    return True  # an option that is not there is told with the jobs
 
 
 @dataclass(frozen=True)
@@ -249,9 +281,12 @@ class Composer:
         return compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra)
 
 
-def _settle_job(composer: Composer, overrides: list[str]) -> list[str]:
+def _settle_job(composer: Composer, overrides: list[str], is_sweep: bool) -> list[str]:
     """Compose and check one job; the overrides to add where its data file had to tell them."""
     config, problems = _compose(composer, overrides)
+    chosen = _choices(config.hydra).get("sweep")
+    if chosen is not None and not is_sweep:
+        problems.append(f"sweep={chosen}: is several runs; add -m, as in python train.py -m sweep={chosen}")
     told = [] if problems else _told(config)
     if told:
         config, problems = _compose(composer, [*overrides, *told])

@@ -33,6 +33,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _cycled_momentum(config)
     yield from _parameter_groups(config["optim"])
     yield from _study(config)
+    yield from _folds(config["data"])
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
     if folders:  # and not for a run that exists: it has its weights
@@ -179,7 +180,7 @@ def _objective(config: Node) -> Iterator[str]:
 def _combinations(config: Node) -> Iterator[str]:
     """Settings that are right each and wrong together."""
     data, trainer = config["data"], config["trainer"]
-    held_out = [data.get("val_fraction"), data.get("test_fraction")]
+    held_out = [data.get("val_fraction") if data.get("folds") is None else 0.0, data.get("test_fraction")]
     if all(isinstance(f, int | float) for f in held_out) and sum(held_out) >= 1:
         yield f"data.val_fraction + data.test_fraction: nothing is left to train on; they sum to {sum(held_out):g}"
     if trainer.get("devices") not in (1, "1") and not (
@@ -202,6 +203,21 @@ def _combinations(config: Node) -> Iterator[str]:
                 f"callbacks.{name}.save_top_k: several files need names that differ; "
                 f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
             )
+
+
+def _folds(data: Node) -> Iterator[str]:
+    """Which part of the training rows is the validation split, of data that can be cut so."""
+    folds, number = data.get("folds"), data.get("fold")
+    if folds is None:
+        if number:
+            yield f"data.fold: says which of data.folds parts is the validation split; set data.folds too; received {number}"
+        return
+    definition = find(str(data.get("_target_")))
+    reason = attribute(definition, "no_folds") if isinstance(definition, Definition) else None
+    if isinstance(reason, str) and reason:
+        yield f"data.folds: {reason}; leave it at null"
+    elif isinstance(folds, int) and isinstance(number, int) and number >= folds >= 2:
+        yield f"data.fold: must be from 0 to {folds - 1} with data.folds={folds}; received {number}"
 
 
 def _study(config: Node) -> Iterator[str]:

@@ -71,6 +71,8 @@ RANGES = {
     "every_n_minutes": "(0, inf)",
     "every_n_steps": "[1, inf)",
     "factor": "(0, inf)",
+    "fold": "[0, inf)",
+    "folds": "[2, inf)",
     "frame_s": "(0, inf)",
     "gamma": "(0, inf)",
     "gradient_clip_val": "(0, inf)",

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from iolaus.augment.transforms import composed
 from iolaus.data.loader import AugmentedLoader, Batch, Key, Start, make_loader, resident
 from iolaus.data.memory import narrowed, parts
-from iolaus.data.order import SCALARS, row_dtype, shuffled, split
+from iolaus.data.order import SCALARS, fold, row_dtype, shuffled, split
 from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -42,14 +42,19 @@ class DataModule(pl.LightningDataModule, ABC):
         eval_batch_size: the same for validation and test; None: as many as 32 MiB of input hold.
         val_fraction: share of the data (those of official splits aside) that becomes the validation split.
         test_fraction: the same for the test split.
+        folds: parts that the training rows are cut into once the test split is off, for cross-validation; None: val_fraction counts.
+        fold: number of the part that is the validation split then, from 0.
         transforms: of every image when it is read, in order: a list as augment.transforms takes it, without random ones.
         standardize: whether inputs and real targets are standardised by the training split's mean and deviation.
         num_workers: processes that read data sets outside memory; None: as many as pay, by measuring.
         seed: of splits and order.
 
     Raises:
-        UserError: for data that contradict the facts, labels out of range, numbers that are not finite.
+        UserError: for data that contradict the facts, labels out of range, numbers that are not finite, more folds than rows.
     """
+
+    no_folds = ""  # why a data set is not cut into folds
+    cuts_itself = False  # whether `load` cuts the splits that are not given, by `hold_out_rows`
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class DataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
         transforms: Sequence[Any] = (),
         standardize: bool = True,
         num_workers: int | None = None,
@@ -83,6 +90,8 @@ class DataModule(pl.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.folds = folds
+        self.fold = fold
         self.transforms = list(transforms)
         self.standardize = standardize
         self.num_workers = num_workers
@@ -105,12 +114,13 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.datasets:
             return
         self.datasets = {name: narrowed(dataset) for name, dataset in self._transformed(self.load()).items()}
+        self._check_folds()
         lengths = {name: len(dataset) for name, dataset in self.datasets.items()}  # type: ignore[arg-type]
         self.rows = {name: torch.arange(n, dtype=row_dtype(n)) for name, n in lengths.items()}
         total = len(self.rows["train"])
-        for number, (name, fraction) in enumerate((("test", self.test_fraction), ("val", self.val_fraction))):
-            if name not in self.rows and fraction > 0 and total:
-                self._cut(name, min(fraction * total / len(self.rows["train"]), 1.0), number)
+        for name in ("test", "val"):
+            if name not in self.rows and self.is_held_out(name) and total:
+                self._cut(name, total)
         self.fit_splits()
         self._check()
 
@@ -134,13 +144,71 @@ class DataModule(pl.LightningDataModule, ABC):
     def fit_splits(self) -> None:
         """Called once the splits are known: what must be learned from the training rows alone belongs here."""
 
-    def _cut(self, name: str, fraction: float, number: int) -> None:
+    def is_held_out(self, name: str) -> bool:
+        """Whether a split that the data set does not have is cut from its training rows."""
+        if name == "val" and self.folds is not None:
+            return True
+        return {"test": self.test_fraction, "val": self.val_fraction}[name] > 0
+
+    def hold_out_rows(
+        self, name: str, labels: torch.Tensor | None, n: int, total: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut a split from n training rows: a fold, or a share.
+
+        Args:
+            name: val or test.
+            labels: (n,) of the rows, where they are classes.
+            n: rows that are left.
+            total: rows that there were before any was cut off.
+
+        Returns:
+            the numbers of the rows that stay, and of those cut off.
+
+        Raises:
+            UserError: for more folds than rows, or than rows of a class.
+        """
+        if name == "val" and self.folds is not None:
+            self._check_rows_of_folds(labels, n)
+            return fold(labels, n, self.folds, self.fold, self.seed, 1)
+        fraction = {"test": self.test_fraction, "val": self.val_fraction}[name]
+        return split(labels, n, min(fraction * total / max(n, 1), 1.0), self.seed, ("test", "val").index(name))
+
+    def _check_folds(self) -> None:
+        """Refuse folds of data that cannot be cut into them."""
+        if self.folds is None:
+            return
+        if self.no_folds:
+            raise UserError(f"data.folds: {self.no_folds}; leave it at null")
+        if not 0 <= self.fold < self.folds:
+            raise UserError(
+                f"data.fold: must be from 0 to {self.folds - 1} with data.folds={self.folds}; received {self.fold}"
+            )
+        if "val" in self.datasets and not self.cuts_itself:
+            raise UserError(
+                "data.folds: these data have a validation split of their own, which serves as it is; leave it at null"
+            )
+
+    def _check_rows_of_folds(self, labels: torch.Tensor | None, n: int) -> None:
+        assert self.folds is not None
+        if self.folds > n:
+            raise UserError(f"data.folds: {self.folds} parts cannot be cut from {n} training rows; set fewer")
+        if labels is not None and int(labels.min()) >= 0:
+            counts = torch.bincount(labels)
+            smallest = int(counts.where(counts > 0, n).argmin())
+            if self.folds > counts[smallest]:
+                name = self.class_names[smallest] if self.class_names else smallest
+                raise UserError(
+                    f"data.folds: {self.folds} parts cannot each have a row of class {name!r}, which has {int(counts[smallest])} "
+                    "training rows; set fewer"
+                )
+
+    def _cut(self, name: str, total: int) -> None:
         """Cut a split from the training data."""
         labels = self._targets("train") if self.target_kind == "class" else None
         rows = self.rows["train"]
         if labels is not None:
             labels = _narrow(labels, rows)
-        stay, cut = split(labels, len(rows), fraction, self.seed, number)
+        stay, cut = self.hold_out_rows(name, labels, len(rows), total)
         self.rows[name] = rows.index_select(0, cut)
         self.rows["train"] = rows.index_select(0, stay)
         self.datasets[name] = self.datasets["train"]

@@ -187,6 +187,8 @@ class Clicks(DataModule):
         UserError: where no click can be held out.
     """
 
+    no_folds = "of each user the latest click is the test and the one before it the validation, so that nothing is foretold from later"
+
     def __init__(
         self,
         num_users: int | None = None,

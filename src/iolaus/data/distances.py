@@ -67,6 +67,8 @@ class PointPairs(DataModule, ABC):
         batch: i (B,), j (B,) int64 and D_ij^2 (B,) float32.
     """
 
+    no_folds = "a map is drawn of all pairs of its points, and none is held out"
+
     def __init__(self, num_points: int | None = None, batch_size: int | None = None, **base: Any):
         super().__init__(batch_size=batch_size, **base)  # type: ignore[arg-type]
         self.num_points = num_points

@@ -76,6 +76,32 @@ def split(labels: torch.Tensor | None, n: int, fraction: float, *key: int) -> tu
     return _where(~cut), _where(cut)
 
 
+def fold(labels: torch.Tensor | None, n: int, folds: int, number: int, *key: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut n rows into parts that differ by one row at most, of each class too where labels are given.
+
+    Rows are sorted by class, in an order that the key gives within a class, and dealt out to the parts in turn.
+
+    Args:
+        labels: class labels, or None.
+        n: number of rows.
+        folds: number of parts.
+        number: of the part that is cut off, from 0.
+        key: what the parts depend on.
+
+    Returns:
+        the rows of the other parts and those of this one, both ascending, of row_dtype(n).
+
+    Shape:
+        labels: (n,).
+    """
+    order = permutation(n, *key)
+    if labels is not None and int(labels.min()) >= 0:  # negative labels are told when the data are checked
+        order = order[labels.index_select(0, order).argsort(stable=True)]
+    cut = torch.zeros(n, dtype=torch.bool)
+    cut[order[number::folds].long()] = True
+    return _where(~cut), _where(cut)
+
+
 def _where(mask: torch.Tensor) -> torch.Tensor:
     """The rows that a mask (n,) marks, in blocks, so that int64 numbers of all of them are never held."""
     rows = torch.empty(int(mask.sum()), dtype=row_dtype(len(mask)))

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.data.memory import InMemory, Ragged
-from iolaus.data.order import split
 from iolaus.errors import UserError
 from iolaus.functional.tokens import BOS, EOS, NO_TARGET, PAD, SPECIAL, UNKNOWN
 
@@ -72,6 +71,8 @@ class SentencePairs(DataModule):
         UserError: when no pair is left.
     """
 
+    cuts_itself = True
+
     def __init__(
         self,
         source_tokens: TokenKind = "words",
@@ -93,11 +94,10 @@ class SentencePairs(DataModule):
 
     def load(self) -> dict[str, Dataset]:
         pairs = self.read()
-        for number, (name, fraction) in enumerate((("test", self.test_fraction), ("val", self.val_fraction))):
-            if name not in pairs and fraction > 0:
+        for name in ("test", "val"):
+            if name not in pairs and self.is_held_out(name):
                 total = sum(len(p) for p in pairs.values())
-                share = min(fraction * total / max(len(pairs["train"]), 1), 1.0)
-                stay, cut = split(None, len(pairs["train"]), share, self.seed, number)
+                stay, cut = self.hold_out_rows(name, None, len(pairs["train"]), total)
                 pairs[name] = [pairs["train"][row] for row in cut.tolist()]
                 pairs["train"] = [pairs["train"][row] for row in stay.tolist()]
         if not self.vocab:

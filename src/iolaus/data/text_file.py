@@ -56,6 +56,8 @@ class ByteStream(DataModule):
         base: the settings that every data set has; input_shape is the window's length.
     """
 
+    no_folds = "a stream is cut once, since windows in its middle have neighbours on both sides that they resemble"
+
     def encode(self, text: str) -> list[int]:
         """The bytes of a text in UTF-8."""
         return list(text.encode("utf-8"))
