@@ -17,7 +17,7 @@ LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment
 # Lower numbers may not import higher ones.
 LAYERS = {
     **dict.fromkeys(["errors", "exhibits", "random_state", "signals", "slurm"], 0),
-    **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence"], 1),
+    **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "init_from": 4,
     "preview": 5.5,
     "show": 4.5,
@@ -31,7 +31,7 @@ LAYERS = {
     **dict.fromkeys(["build"], 5),
     **dict.fromkeys(["preflight", "report"], 6),
     **dict.fromkeys(["train"], 7),
-    **dict.fromkeys(["curvature", "predict", "resume"], 8),
+    **dict.fromkeys(["curvature", "predict", "resume", "sweep"], 8),
     **dict.fromkeys(["compose", "cli"], 9),
     **dict.fromkeys(["__main__"], 10),
 }
@@ -116,6 +116,11 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "slurm",
             "train",
             "data/sniff",
+            "tables",
+            "sweep/leaderboard",
+            "sweep/report",
+            "sweep/figures",
+            "sweep/importance",
         )
     ]
     for file in [ROOT / "train.py", *light]:

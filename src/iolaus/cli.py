@@ -13,6 +13,7 @@ from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
+from iolaus.sweep.report import report_sweep
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,6 +58,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
     look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
+    ranking = commands.add_parser(
+        "report",
+        help="rank and draw the jobs of a sweep",
+        description="Write a sweep's report again: leaderboard.csv, report.md, report.html and figures in its folder, and a table to the "
+        "terminal; also of a sweep that goes on or was killed.",
+        epilog="example: iolaus report outputs/sweeps/2026-01-31_12-00-00",
+    )
+    ranking.add_argument("sweep", type=Path, metavar="SWEEP", help="the sweep's folder")
     for command in (test, go_on, foresee, look):
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         if command is foresee:
@@ -75,11 +84,18 @@ def main(arguments: list[str] | None = None) -> None:
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.words += rest  # words after an option, which argparse does not join with those before it
+    if options.command == "report":
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.allow = []
+    else:
+        options.words += rest  # words after an option, which argparse does not join with those before it
     if options.allow:  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
-        if options.command == "test":
+        if options.command == "report":
+            print(report_sweep(options.sweep))
+        elif options.command == "test":
             _test(options)
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)

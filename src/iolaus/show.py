@@ -12,8 +12,10 @@ import numpy as np
 from iolaus import figures
 from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Points, Table, Text
 from iolaus.logger.tensorboard import TensorBoard
+from iolaus.tables import markdown, text_table
 
-MOST_LETTERS = 120  # of a line of a table in the terminal
+__all__ = ["figure", "markdown", "show", "text_table"]
+
 MOST_ROWS = 20  # of a table in the report; its file holds all
 
 
@@ -63,31 +65,6 @@ def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], s
     for board in boards:
         board.add_picture(f"figures/{name}", file.read_bytes(), step)
     return ["", f"![{name.replace('_', ' ')}](figures/{name}.png)"]
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A table in Markdown."""
-
-    def line(cells: Sequence[object]) -> str:
-        texts = (str(c).replace("|", r"\|").replace("\n", " ") for c in cells)
-        return "| " + " | ".join(texts) + " |"
-
-    return [line(columns), "| " + " | ".join("---" for _ in columns) + " |", *map(line, rows)]
-
-
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal, cells after the first aligned to the right."""
-    from rich.console import Console
-    from rich.table import Table as Lines
-
-    table = Lines()
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    text = io.StringIO()
-    Console(file=text, width=MOST_LETTERS).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def _file(folder: Path, name: str) -> Path:
