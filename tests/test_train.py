@@ -13,6 +13,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 RESULT_KEYS = {
     *(
@@ -90,6 +91,22 @@ def test_tensorboard_scalars(command):
     hyperparameters = events.PluginTagToContent("hparams")
     assert set(hyperparameters) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
     assert not (folder / "hparams.yaml").exists()
+
+
+def test_hyperparameters_have_what_was_varied_and_the_objective(command):
+    """Settings that a command sets, numbers as numbers, and the best value of the objective as a scalar: TensorBoard compares by both."""
+    outcome = command(
+        "data=iris", "init=orthogonal", "optim.weight_decay=0.01", "model.hidden_dims=[8]", "trainer.max_epochs=2"
+    )
+    events = EventAccumulator(str(outcome.folder), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [e.value for e in events.Scalars("Objective")] == [pytest.approx(outcome.results["objective"]["value"])]
+    content = HParamsPluginData.FromString(events.PluginTagToContent("hparams")["_hparams_/session_start_info"])
+    found = content.session_start_info.hparams
+    assert found["optim.weight_decay"].number_value == 0.01
+    assert found["init"].string_value == "orthogonal"
+    assert found["model.hidden_dims"].string_value == "[8]"
+    assert (found["lr"].number_value, found["model"].string_value) == (0.001, "mlp")
 
 
 @pytest.mark.parametrize(

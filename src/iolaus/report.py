@@ -223,11 +223,10 @@ class Report:
         }
         short |= {"seed": settings["seed"], "lr": settings["optim"].get("lr", 0.0)}
         short |= {"batch_size": settings["data"]["batch_size"], "num_parameters": _count(self.run)}
-        pairs = (
-            o.lstrip("+").partition("=")[::2] for o in self.job.overrides if "=" in o and "." in o.partition("=")[0]
-        )
-        told = ("hydra.", "optim.lr", "data.batch_size")
-        return short | {key: value for key, value in pairs if not key.startswith(told)}
+        told = {*short, "optim.lr", "data.batch_size", "sweep", "experiment", "output_dir", "name"}
+        pairs = (o.lstrip("+").partition("=")[::2] for o in self.job.overrides if "=" in o)
+        named = {key: text for key, text in pairs if key not in told and not key.startswith("hydra")}
+        return short | {key: _setting(settings, key, text) for key, text in named.items()}
 
     def _results(self, status: str, error: BaseException | None) -> dict[str, Any]:
         monitor, mode = self.config.objective.monitor, self.config.objective.mode
@@ -278,6 +277,11 @@ class Report:
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         lines += show.show(self._exhibits, self.folder, boards, results["steps"])
+        if (best := results["objective"]["value"]) is not None:
+            for board in (
+                boards
+            ):  # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
+                board.log_metrics({"Objective": best}, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
                 lines += ["", f"![{path.stem}](figures/{path.name})"]
@@ -372,6 +376,14 @@ def _as_typed(word: str) -> str:
 
 def _metrics(row: dict[str, float] | None) -> dict[str, float]:
     return {k: v for k, v in (row or {}).items() if "/" in k}
+
+
+def _setting(settings: dict[str, Any], key: str, text: str) -> Any:
+    """The value that an override set, as TensorBoard takes it: numbers as such, so that they are filtered and drawn by their size."""
+    node: Any = settings
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, bool | int | float | str) else text
 
 
 def _count(run: Run) -> int:

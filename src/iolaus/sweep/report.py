@@ -19,6 +19,7 @@ MOST_METRICS = 6  # of a table in the terminal; fewer where they do not fit into
 MOST_TOLD = 10  # jobs without a result that the terminal names
 
 Table = tuple[list[str], list[list[str]]]  # names of columns, rows of texts
+SMALLEST = 0.42  # of a picture's size on a narrow screen, where letters are still read; wider ones are scrolled
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 0 1rem 3rem; max-width: 60rem; color: #222; background: #fff; }
@@ -28,8 +29,8 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child { text-align: left; } tr.lost { color: #888; } tbody tr:first-child { font-weight: 600; }
 tbody tr.lost:first-child { font-weight: 400; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; background: #f4f4f4; border-radius: 4px; }
-code { padding: .1rem .25rem; overflow-wrap: anywhere; } pre { padding: .6rem; overflow-x: auto; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .875rem; }
+code { padding: .1rem .25rem; overflow-wrap: anywhere; } pre { padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; overflow-x: auto; } img { max-width: 100%; height: auto; } .caption { color: #555; font-size: .875rem; }
 """
 
 
@@ -233,9 +234,12 @@ def _html(board: Leaderboard, pictures: dict[str, tuple[bytes, str]]) -> str:
         parts.append(f"<pre>{say(command)}</pre>")
     parts += [f"<p>Note: {say(note)}.</p>" for note in board.notes]
     if board.repeats:
-        parts += [f"<h2>{say(_over(board).capitalize())}</h2>", _html_table(*_repeats_table(board), [])]
+        parts += [
+            f"<h2>{say(_over(board).capitalize())}</h2>",
+            _html_table(*_shortened(_repeats_table(board), board), []),
+        ]
     lost_rows = [not row.is_ranked for row in board.rows]
-    parts += ["<h2>Jobs</h2>", _html_table(*_table(board, board.rows), lost_rows)]
+    parts += ["<h2>Jobs</h2>", _html_table(*_shortened(_table(board, board.rows), board), lost_rows)]
     if lost := _lost(board):
         parts.append("<h2>Without a result</h2><ul>")
         for row in lost:
@@ -246,7 +250,9 @@ def _html(board: Leaderboard, pictures: dict[str, tuple[bytes, str]]) -> str:
         title = say(name.replace("_", " "))
         source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         parts.append(f"<h2>{title.capitalize()}</h2>")
-        parts.append(f'<figure><img alt="{title}" src="{source}"><figcaption>{say(caption)}</figcaption></figure>')
+        least = int(SMALLEST * int.from_bytes(picture[16:20], "big"))  # of the width that stands in a PNG's head
+        image = f'<img alt="{title}" style="min-width: {least}px" src="{source}">'
+        parts.append(f"<figure>{image}</figure><p class=caption>{say(caption)}</p>")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{say(_title(board))}</title><style>{STYLE}</style>"
