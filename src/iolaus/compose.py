@@ -58,10 +58,16 @@ def less(whole: int | None, part: int) -> int:
 
 
 def varied(overrides: list[str]) -> str:
-    """What tells a job from the others of its sweep, for its folder's name: the overrides that the command does not fix."""
+    """What tells a job from the others of its sweep, for its folder's name: the overrides that the command does not fix.
+
+    Keys are told by their last parts where these differ: lr-0.1, and not optim.lr-0.1.
+    """
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     fixed = {o.key_or_group for o in OverridesParser.create().parse_overrides(words) if not o.is_sweep_override()}
-    return "_".join(slug(o.replace("=", "-", 1)) for o in overrides if o.lstrip("+~").partition("=")[0] not in fixed)
+    pairs = [o.lstrip("+~").partition("=") for o in overrides]
+    told = [(key.rpartition(".")[2], key, value) for key, _, value in pairs if key not in fixed]
+    short = [name for name, _, _ in told]
+    return "_".join(slug(f"{name if short.count(name) == 1 else key}-{value}") for name, key, value in told)
 
 
 quick_yaml()

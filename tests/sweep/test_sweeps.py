@@ -16,7 +16,7 @@ def swept(command, *arguments):
 def test_cross_validation_over_other_values(command):
     """One setting is the number of parts, folders are named by what varies, and nothing is tested."""
     jobs = swept(command, "sweep=kfold", "data.folds=2", "model=linear,affine")
-    assert list(jobs) == [f"{i}_data.fold-{i // 2}_model-{('linear', 'affine')[i % 2]}" for i in range(4)]
+    assert list(jobs) == [f"{i}_fold-{i // 2}_model-{('linear', 'affine')[i % 2]}" for i in range(4)]
     assert [job["data"]["fold"] for job in jobs.values()] == [0, 0, 1, 1]
     assert {job["data"]["folds"] for job in jobs.values()} == {2}
     assert all(job["stages"] == ["fit"] for job in jobs.values())
