@@ -290,8 +290,9 @@ class Composer:
 def _settle_job(composer: Composer, overrides: list[str], is_sweep: bool) -> list[str]:
     """Compose and check one job; the overrides to add where its data file had to tell them."""
     config, problems = _compose(composer, overrides)
-    chosen = _choices(config.hydra).get("sweep")
-    if chosen is not None and not is_sweep:
+    chosen, params = _choices(config.hydra).get("sweep"), config.hydra.sweeper.get("params") or {}
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}  # one of its jobs says them all
+    if chosen is not None and not is_sweep and not given.issuperset(params):
         problems.append(f"sweep={chosen}: is several runs; add -m, as in python train.py -m sweep={chosen}")
     told = [] if problems else _told(config)
     if told:

@@ -153,6 +153,7 @@ def test_the_best_of_folds_is_run_again_on_all_rows(sweep):
         job(sweep, number, overrides, float(number))
     text = report_sweep(sweep)
     assert "over folds" in text
+    assert "note: of each fold the best epoch is chosen on the fold itself" in text
     assert "\n  python train.py model=mlp optim.lr=1\n" in text
 
 
@@ -170,6 +171,27 @@ def test_other_objectives_are_not_ranked(sweep):
     assert [row.number for row in board.ranked] == [1, 0]
     assert numbers(board) == [1, 0, 2]
     assert "different objectives" in board.notes[0]
+
+
+def test_repeats_of_another_objective_count_for_nothing(sweep):
+    for number, (model, monitor) in enumerate([("mlp", "loss/val")] * 3 + [("cnn", "error/val")] * 2):
+        job(sweep, number, [f"model={model}", f"seed={number}"], 0.5 if model == "mlp" else 0.1, monitor=monitor)
+    assert [group.mean("objective") for group in leaderboard(sweep).repeats] == [0.5, None]
+    assert "best: model=mlp, loss/val 0.5 ± 0\n" in report_sweep(sweep)
+
+
+def test_the_numbers_of_studies_are_shown(sweep):
+    for number in range(2):
+        job(
+            sweep,
+            number,
+            [f"study.dimension={number}"],
+            None,
+            metrics={"best": {}, "last": {}, "test": {}, "study": {"error": 1.5}},
+        )
+    board = leaderboard(sweep)
+    assert board.metrics == ["error"]
+    assert "1.5" in report_sweep(sweep)
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +305,15 @@ def test_folders_that_are_no_sweep(sweep, capfd):
         said = capfd.readouterr().err
         assert says in said
         assert len(said.splitlines()) == 1
+
+
+def test_a_report_that_cannot_be_written(sweep, capfd):
+    job(sweep, 0, [], 1.0)
+    (sweep / "figures").write_text("in the way")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(sweep)])
+    assert stop.value.code == 1
+    assert "the report cannot be written" in capfd.readouterr().err
 
 
 def test_the_command_writes_it_again(sweep, capfd):

@@ -22,6 +22,14 @@ def test_cross_validation_over_other_values(command):
     assert all(job["stages"] == ["fit"] for job in jobs.values())
 
 
+def test_one_job_of_a_sweep_is_a_run(command):
+    """With a value for all that the sweep varies: what a launcher runs in a process of its own."""
+    outcome = command("sweep=kfold", "data.fold=3", "--cfg", "job")
+    assert outcome.code == 0, outcome.text
+    assert {"  folds: 5", "  fold: 3"} <= set(outcome.text.splitlines())
+
+
+@pytest.mark.slow
 def test_seeds(command):
     jobs = swept(command, "sweep=seeds", "model=linear")
     assert [job["seed"] for job in jobs.values()] == [0, 1, 2, 3, 4]
@@ -37,7 +45,7 @@ def test_seeds(command):
         ("-m sweep=kfold data.folds=5,10", "data.folds=5,10: must be one number"),
         ("-m sweep=kfold data.folds=1", "data.folds: must be at least 2; received 1"),
         ("-m sweep=kfold data.folds=0", "data.folds: must be at least 2; received 0"),
-        ("-m sweep=kfold data=interactions", "data.folds: of each user"),
+        ("-m sweep=kfold data.folds=2 data=interactions", "data.folds: of each user"),
         ("-m seed=range(0)", "-m: there is nothing to run"),
     ],
 )

@@ -36,7 +36,7 @@ class Row:
         objective: its best value; None where it was never logged.
         monitor: the name of the objective.
         best: what was logged in the best epoch.
-        test: what was measured on the test split.
+        test: what was measured on the test split; the numbers of a study.
         best_epoch: counted from 1.
         seconds: that it took in all.
         error: why there is no result, in one line.
@@ -69,14 +69,16 @@ class Repeats:
     Args:
         settings: that they share, of those that vary in the sweep.
         rows: the jobs, also those without a result.
+        monitor: the name of the objective; a job that has another one counts for nothing.
     """
 
     settings: dict[str, Any]
     rows: list[Row]
+    monitor: str | None
 
     def values(self, name: str) -> list[float]:
         """The objective, or a metric by its key, of each job that has it."""
-        ranked = [row for row in self.rows if row.is_ranked]
+        ranked = [row for row in self.rows if row.is_ranked and row.monitor == self.monitor]
         found = [row.objective if name == "objective" else (row.best | row.test).get(name) for row in ranked]
         return [value for value in found if value is not None and math.isfinite(value)]
 
@@ -211,8 +213,9 @@ def _sweep(file: Path) -> dict[str, Any]:
 
 def _job_folder(sweep: Path, text: str) -> Path:
     """A job's folder: in that of the sweep, which may have been moved since."""
-    beside, below = sweep / Path(text).name, sweep / text
-    return below if below.is_dir() and not beside.is_dir() else beside
+    beside = sweep / Path(text).name
+    places = [beside, sweep / text, Path(text)]  # beside sweep.yaml; deeper; as it was told to the launcher
+    return next((place for place in places if place.is_dir()), beside)
 
 
 def _number(name: str) -> int | None:
@@ -343,7 +346,7 @@ def _row(job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any])
         objective=_as_number(objective.get("value")),
         monitor=objective.get("monitor"),
         best=_numbers((metrics or {}).get("best")),
-        test=_numbers((metrics or {}).get("test")),
+        test=_numbers((metrics or {}).get("test")) | _numbers((metrics or {}).get("study")),
         best_epoch=results["best_epoch"] if isinstance(results.get("best_epoch"), int) else None,
         seconds=_as_number(seconds.get("total") if isinstance(seconds, dict) else seconds),
         error=_error(state, results.get("error") or job.get("error")),
@@ -436,7 +439,7 @@ def _repeats(board: Leaderboard) -> list[Repeats]:
     groups: dict[str, Repeats] = {}
     for row in board.rows:
         shared = {key: value for key, value in row.settings.items() if key not in board.repeated}
-        groups.setdefault(_same(shared), Repeats(shared, [])).rows.append(row)
+        groups.setdefault(_same(shared), Repeats(shared, [], board.monitor)).rows.append(row)
     if not board.repeated or all(len(group.rows) < 2 for group in groups.values()):
         return []
     sign = 1 if board.mode == "min" else -1
@@ -454,5 +457,5 @@ def _notes(board: Leaderboard) -> Iterator[str]:
                 "objective.monitor=accuracy/val objective.mode=max"
             )
             break
-    if board.repeats and "data.fold" in board.keys:
+    if "data.fold" in board.keys:
         yield "of each fold the best epoch is chosen on the fold itself, so that means are a little too good"

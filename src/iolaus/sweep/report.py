@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from iolaus.errors import UserError
 from iolaus.sweep.leaderboard import Leaderboard, Repeats, Row, leaderboard
 from iolaus.sweep.scale import cell
 from iolaus.tables import MOST_LETTERS, markdown, text_table
@@ -30,7 +31,8 @@ th:first-child, td:first-child { text-align: left; } tr.lost { color: #888; } tb
 tbody tr.lost:first-child { font-weight: 400; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; background: #f4f4f4; border-radius: 4px; }
 code { padding: .1rem .25rem; overflow-wrap: anywhere; } pre { padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; overflow-x: auto; } img { max-width: 100%; height: auto; } .caption { color: #555; font-size: .875rem; }
+figure { margin: 1rem 0 0; overflow-x: auto; } img { max-width: 100%; height: auto; }
+.caption { margin-top: .25rem; color: #555; font-size: .875rem; }
 """
 
 
@@ -43,17 +45,20 @@ def report_sweep(folder: Path) -> str:
         what the terminal shows.
 
     Raises:
-        UserError: for a folder that holds no sweep.
+        UserError: for a folder that holds no sweep, or cannot be written to.
     """
     board = leaderboard(folder)
     pictures = _pictures(board)
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, (picture, _) in pictures.items():
-        _write(folder / "figures" / f"{name}.png", picture)
     captions = {name: caption for name, (_, caption) in pictures.items()}
-    _write(folder / "leaderboard.csv", _csv(board).encode())
-    _write(folder / "report.md", _markdown(board, captions).encode())
-    _write(folder / "report.html", _html(board, pictures).encode())
+    try:
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, (picture, _) in pictures.items():
+            _write(folder / "figures" / f"{name}.png", picture)
+        _write(folder / "leaderboard.csv", _csv(board).encode())
+        _write(folder / "report.md", _markdown(board, captions).encode())
+        _write(folder / "report.html", _html(board, pictures).encode())
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written: {error.filename}: {error.strerror}") from None
     return _terminal(board)
 
 
