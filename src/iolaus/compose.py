@@ -67,7 +67,7 @@ def varied(overrides: list[str]) -> str:
     pairs = [o.lstrip("+~").partition("=") for o in overrides]
     told = [(key.rpartition(".")[2], key, value) for key, _, value in pairs if key not in fixed]
     short = [name for name, _, _ in told]
-    return "_".join(slug(f"{name if short.count(name) == 1 else key}-{value}") for name, key, value in told)
+    return "_".join(f"{slug(name if short.count(name) == 1 else key)}-{slug(value)}" for name, key, value in told)
 
 
 quick_yaml()

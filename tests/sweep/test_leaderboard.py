@@ -57,7 +57,7 @@ def test_jobs_without_overrides_are_told_apart_by_their_settings(sweep):
 def test_jobs_that_came_to_nothing_stand_last(sweep):
     """Whatever their numbers: by what became of them, each with why in a line; a run that trains is held by its process."""
     kinds = [
-        job(sweep, 0, ["optim.lr=0"], status="failed", error="Diverged: loss/train is nan\nat epoch 3"),
+        job(sweep, 0, ["optim.lr=0"], status="failed", error="Diverged: loss/train is nan;\nlower the rate"),
         job(sweep, 1, ["optim.lr=1"], status="absent"),
         job(sweep, 2, ["optim.lr=2"], 0.5),
         job(sweep, 3, ["optim.lr=3"], status=None),

@@ -1,7 +1,11 @@
 """The sweeps that stand in conf/sweep: cross-validation and seeds."""
 
+import sys
+
 import pytest
 import yaml
+
+from iolaus.compose import varied
 
 
 def swept(command, *arguments):
@@ -61,3 +65,17 @@ def test_sweeps_that_cannot_be(command, words, says):
     assert says in outcome.text
     assert "Traceback" not in outcome.text
     assert len(outcome.text.strip().splitlines()) == 1, outcome.text
+
+
+def test_folders_are_named_by_what_the_command_does_not_fix(monkeypatch):
+    words = [
+        "train.py",
+        "-m",
+        "data=iris",
+        "optim.lr=0.1,0.2",
+        "model.hidden_dims=[8],[16, 8]",
+        "+optim._groups_.a.lr=1,2",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    job = ["data=iris", "optim.lr=0.1", "model.hidden_dims=[16,8]", "+optim._groups_.a.lr=1", "seed=3"]
+    assert varied(job) == "optim.lr-0.1_hidden_dims-16-8_optim._groups_.a.lr-1_seed-3"

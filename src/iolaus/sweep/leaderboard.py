@@ -395,7 +395,7 @@ def _is_held(lock: Path) -> bool:
 def _error(state: str, told: Any) -> str | None:
     """Why there is no result, in a line."""
     if lines := str(told or "").strip().splitlines():
-        return lines[0]
+        return lines[0].rstrip(" ;:")
     known = {
         "killed": "no result was written: its process was killed, perhaps for want of memory",
         "missing": "did not start",
