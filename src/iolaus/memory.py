@@ -1,7 +1,8 @@
-"""What a training step will need, before it is bought: memory and compute for each policy of activation checkpointing, nothing allocated."""
+"""What a training step needs with each policy of activation checkpointing: memory and compute, counted without allocating."""
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, open_dict
 from torch._subclasses.fake_tensor import FakeTensorMode
+from tqdm import tqdm
 
 from iolaus.build import build_task, make
 from iolaus.check import plain
 from iolaus.compose import needs_data
 from iolaus.errors import UserError
-from iolaus.functional.accounting import account, optimizer_state
+from iolaus.functional.accounting import AnyNumber, account, optimizer_state
 from iolaus.functional.gpu_kernels import gpu_kernels
 from iolaus.model.layers.checkpointing import POLICIES, blocks
 from iolaus.task.base import Task
@@ -90,9 +92,11 @@ def needed(settings: dict[str, Any], shapes: list[Shape] | None = None) -> tuple
     with _without_values(settings["trainer"]) as dtype:
         plain_need, task, batch, upper_bound = _need(settings, "none", shapes)
         needs = {"none": plain_need}
-        if "activation_checkpointing" in settings["model"] and any(blocks(task.model)):
-            for policy in POLICIES:
-                needs[policy] = _need(settings, policy, shapes, plain_need)[0]
+        chosen = settings["model"].get("activation_checkpointing", "none")
+        has_blocks = chosen != "none" or any(blocks(task.model))  # a choice without blocks is refused by the model
+        others = list(POLICIES) if "activation_checkpointing" in settings["model"] and has_blocks else []
+        for policy in tqdm(others, "policies", leave=False, disable=None, delay=2):
+            needs[policy] = _need(settings, policy, shapes, plain_need)[0]
     optimizer = settings["optim"]["_target_"].rpartition(".")[2]
     parts = " and ".join(str(list(part.shape)) for part in batch[:-1])
     notes = [
@@ -132,6 +136,7 @@ def _without_values(trainer: dict[str, Any]) -> Iterator[torch.dtype]:
     torch.set_default_dtype(weights)
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_quiet())
             stack.enter_context(FakeTensorMode())
             if trainer.get("accelerator") != "cpu":
                 stack.enter_context(gpu_kernels())
@@ -141,11 +146,24 @@ def _without_values(trainer: dict[str, Any]) -> Iterator[torch.dtype]:
         torch.set_default_dtype(before)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Shapes that do not fit are told in our words, without torch's traceback in its log."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _need(
     settings: dict[str, Any], policy: str, shapes: list[Shape] | None, reference: Need | None = None
 ) -> tuple[Need, Task, list[torch.Tensor], bool]:
     """What a step needs with a policy, relative to another; the task and the batch; whether the optimizer's state is an upper bound."""
-    task = _task(settings, policy)
+    with _told(settings), AnyNumber():
+        task = _task(settings, policy)
     optimizer = task.configure_optimizers()  # which freezes what is to be frozen
     task.train()
     task.on_train_epoch_start()
@@ -208,11 +226,13 @@ def _told(settings: dict[str, Any]) -> Iterator[None]:
     model = settings["model"]["_target_"].rpartition(".")[2]
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        if (operation := getattr(error, "func", None)) is not None:
+    except (UserError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        if (operation := getattr(error.__cause__ or error, "func", None)) is not None:
             raise UserError(
-                f"model: {model} or its loss uses {operation}, whose result depends on values; memory is counted without values"
+                f"model: {model} or its loss uses {operation}, whose result cannot be told from shapes alone, as memory is counted here"
             ) from error
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"model: {model} cannot take a batch of the data: {' '.join(str(error).split())[:300]}"
         ) from error

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -26,6 +26,11 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         self._others = {_storage(tensor)._cdata for tensor in others}
         self._kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no number is given twice
         super().__init__(self._keep, lambda tensor: tensor)
+
+    def __enter__(self) -> Self:
+        """Begin to count."""
+        super().__enter__()
+        return self
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = _storage(tensor)
@@ -75,12 +80,15 @@ class LiveBytes(TorchDispatchMode):
 
 
 class AnyNumber(TorchDispatchMode):
-    """A number that is read off a tensor without values is 1, as an optimizer does whose step depends on a norm."""
+    """A number that is read off a tensor without values is one half, zero or no, where it does not matter for what is counted.
+
+    First weights depend on such numbers, and steps of an optimizer on norms and averages.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
-            return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+            return False if dtype == torch.bool else 0.5 if dtype.is_floating_point else 0
         return func(*args, **(kwargs or {}))
 
 

@@ -1,4 +1,4 @@
-"""Operations as a GPU's kernels keep their values, on tensors without values: one-kernel attention, masks of dropout in a byte, autocast's rules."""
+"""What a GPU's kernels keep, for tensors without values. Dao and others, https://arxiv.org/abs/2205.14135."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from iolaus.model.layers.checkpointing import Policy, checkpoint_blocks
 
 
 class GPT2(nn.Module):
-    """Embeddings of tokens and of their positions, blocks of causal attention and a feed-forward part, a last norm, logits of the next token.
+    """Embeddings of tokens and positions, blocks of causal attention and a feed-forward part, a last norm, logits of the next token.
 
     Layer norms come first in each part, the activation is GELU by the hyperbolic tangent, the output layer shares the embedding's
     weights.

@@ -54,7 +54,11 @@ def checkpoint_blocks(model: Model, policy: Policy) -> Model:
             f"it goes with none; received {policy!r}"
         )
     for block in found:
-        block.__class__ = _checkpointed(type(block), policy)
+        if policy != "full":  # whose policies keep tensors that must not be changed in place
+            for part in block.modules():
+                if getattr(part, "inplace", False) is True:
+                    part.inplace = False  # type: ignore[assignment]
+        block.__class__ = _checkpointed(type(block), policy)  # type: ignore[arg-type]
     return model
 
 
