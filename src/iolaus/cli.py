@@ -91,16 +91,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _memory(options: argparse.Namespace) -> None:
-    here, own = Path.cwd(), Path(__file__).parents[2]
-    folder = next((place / "conf" for place in (here, own) if (place / "conf" / "config.yaml").is_file()), None)
-    if folder is None:
-        raise UserError(f"memory: there is no conf/config.yaml in {here}; run it where train.py is")
     sys.path.append(os.getcwd())  # the user's own packages, which settings allow by name
-    config = composed(options.words, folder)
+    config = composed(options.words, _options())
     import_lightning()
     from iolaus.memory import memory
 
     print(memory(config, options.json))
+
+
+def _options() -> Path:
+    """The folder of the options: beside a train.py of Iolaus in the working directory, or that which this package came with."""
+    here, own = Path.cwd(), Path(__file__).parents[2]
+    for place in (here, own):
+        script, folder = place / "train.py", place / "conf"
+        if (folder / "config.yaml").is_file() and script.is_file() and "iolaus" in script.read_text(encoding="utf-8"):
+            return folder
+    raise UserError(f"memory: there is no train.py with its folder conf in {here}; run it where they are")
 
 
 def _test(options: argparse.Namespace) -> None:

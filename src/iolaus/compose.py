@@ -258,11 +258,15 @@ def composed(overrides: list[str], conf: Path) -> DictConfig:
 
     Raises:
         ConfigError: with every problem found.
+        UserError: for options that cannot be composed at all.
     """
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        composer = Composer("config", [])
-        told = _settle_job(composer, overrides, needs_data)
-        config, _ = _compose(composer, [*overrides, *told])
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            composer = Composer("config", [])
+            told = _settle_job(composer, overrides, needs_data)
+            config, _ = _compose(composer, [*overrides, *told])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{conf}: {str(error).splitlines()[0]}") from error
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         name = config.name  # which Hydra knows

@@ -62,8 +62,10 @@ def counted(name, policy):
     return account(step, list(blocks(step.model)), [step.inputs], step)
 
 
-@pytest.mark.parametrize("policy", ["none", *POLICIES])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [(n, p) for n in MODELS for p in ("none", *POLICIES) if p in ("none", "full") or n in ("gpt2", "residual")],
+)
 def test_counts_without_values_are_those_of_a_real_step(name, policy):
     """The same bytes and operations as on tensors with values; of what autograd knows of, those that it keeps."""
     with FakeTensorMode():
