@@ -217,4 +217,4 @@ def test_the_folder_of_the_options_is_that_of_train_py(capfd, tmp_path, monkeypa
     (tmp_path / "train.py").write_text("from iolaus.train import train\n")
     code, text = call(capfd, "memory")
     assert code == 1
-    assert "data: nothing is chosen" in text
+    assert text.splitlines() == [f"{tmp_path / 'conf'}: Key 'data' is not in struct"]

@@ -27,7 +27,7 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         self._kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no number is given twice
         super().__init__(self._keep, lambda tensor: tensor)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Self:  # type: ignore[override]
         """Begin to count."""
         super().__enter__()
         return self
