@@ -16,7 +16,7 @@ from iolaus.build import build_task, make
 from iolaus.check import plain
 from iolaus.compose import needs_data
 from iolaus.errors import UserError
-from iolaus.functional.accounting import AnyNumber, account, optimizer_state
+from iolaus.functional.accounting import Account, AnyNumber, account, optimizer_state
 from iolaus.functional.gpu_kernels import gpu_kernels
 from iolaus.model.layers.checkpointing import POLICIES, blocks
 from iolaus.task.base import Task
@@ -89,21 +89,23 @@ def needed(settings: dict[str, Any], shapes: list[Shape] | None = None) -> tuple
         shapes: of a batch's parts; None: a batch without content, made from the facts.
     """
     device = "a processor" if settings["trainer"].get("accelerator") == "cpu" else "a GPU"
+    model = settings["model"]
+    chosen = model.get("activation_checkpointing", "none")
     with _without_values(settings["trainer"]) as dtype:
-        plain_need, task, batch, upper_bound = _need(settings, "none", shapes)
-        needs = {"none": plain_need}
-        chosen = settings["model"].get("activation_checkpointing", "none")
+        plain_step = _count(settings, "none", shapes)
+        task, batch = plain_step.task, plain_step.batch
+        needs = {"none": _need(plain_step, plain_step)}
         has_blocks = chosen != "none" or any(blocks(task.model))  # a choice without blocks is refused by the model
-        others = list(POLICIES) if "activation_checkpointing" in settings["model"] and has_blocks else []
+        others = list(POLICIES) if "activation_checkpointing" in model and has_blocks else []
         for policy in tqdm(others, "policies", leave=False, disable=None, delay=2):
-            needs[policy] = _need(settings, policy, shapes, plain_need)[0]
+            needs[policy] = _need(_count(settings, policy, shapes), plain_step)
     optimizer = settings["optim"]["_target_"].rpartition(".")[2]
     parts = " and ".join(str(list(part.shape)) for part in batch[:-1])
     notes = [
         f"{sum(p.numel() for p in task.parameters()):,} parameters; inputs {parts}; {settings['trainer']['precision']}; {optimizer}; "
         f"kernels of {device}"
     ]
-    if upper_bound:
+    if plain_step.is_upper_bound:
         notes.append(f"optimizer state: at most, once the history of {optimizer} is full")
     return needs, notes + _rule_of_thumb(settings, batch, dtype)
 
@@ -125,13 +127,18 @@ def _read(config: DictConfig) -> list[Shape]:
     return max(batches, key=lambda batch: sum(torch.Size(shape).numel() for shape, _ in batch))
 
 
-@contextlib.contextmanager
-def _without_values(trainer: dict[str, Any]) -> Iterator[torch.dtype]:
-    """Tensors have shapes and types and no values, weights have the trainer's precision; gives the type that is computed in."""
+def _precision(trainer: dict[str, Any]) -> tuple[torch.dtype, torch.dtype | None]:
+    """What weights are, and what autocast computes in."""
     precision = str(trainer.get("precision") or "32-true")
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision: memory is counted for {', '.join(PRECISIONS)}; received {precision}")
-    weights, computed = PRECISIONS[precision]
+    return PRECISIONS[precision]
+
+
+@contextlib.contextmanager
+def _without_values(trainer: dict[str, Any]) -> Iterator[torch.dtype]:
+    """Tensors have shapes and types and no values, weights have the trainer's precision; gives the type that is computed in."""
+    weights, computed = _precision(trainer)
     before = torch.get_default_dtype()
     torch.set_default_dtype(weights)
     try:
@@ -158,50 +165,69 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _need(
-    settings: dict[str, Any], policy: str, shapes: list[Shape] | None, reference: Need | None = None
-) -> tuple[Need, Task, list[torch.Tensor], bool]:
-    """What a step needs with a policy, relative to another; the task and the batch; whether the optimizer's state is an upper bound."""
-    with _told(settings), AnyNumber():
+@dataclass(frozen=True)
+class Counted:
+    """A task after a step that was counted, its batch, and what else there was to count."""
+
+    task: Task
+    batch: list[torch.Tensor]
+    step: Account
+    optimizer_state: int
+    is_upper_bound: bool  # of the optimizer's state
+    accumulates: bool  # gradients of earlier batches are there when the step begins
+
+
+def _count(settings: dict[str, Any], policy: str, shapes: list[Shape] | None) -> Counted:
+    """Build the task with a policy, and count a step."""
+    model, optimizer = (settings[key]["_target_"].rpartition(".")[2] for key in ("model", "optim"))
+    with _told(f"model: {model}"), AnyNumber():
         task = _task(settings, policy)
-    optimizer = task.configure_optimizers()  # which freezes what is to be frozen
+    made = task.configure_optimizers()  # which freezes what is to be frozen
     task.train()
     task.on_train_epoch_start()
-    trained = [p for p in task.parameters() if p.requires_grad]
     accumulates = settings["trainer"].get("accumulate_grad_batches", 1) > 1
     if accumulates:
-        for parameter in trained:
+        for parameter in _trained(task):
             parameter.grad = torch.zeros_like(parameter)
-    _, computed = PRECISIONS[str(settings["trainer"].get("precision") or "32-true")]
-    found = list(blocks(task.model)) if "activation_checkpointing" in settings["model"] else []
-    with _told(settings):
+    _, computed = _precision(settings["trainer"])
+    with _told(f"model: {model}"):
         batch = _batch(task, settings["data"]["batch_size"], shapes)
 
         def step() -> torch.Tensor:
             with torch.autocast("cpu", computed, enabled=computed is not None):
                 return task.step(batch)[0]
 
+        found = blocks(task.model) if "activation_checkpointing" in settings["model"] else ()
         counted = account(task, found, batch, step)
-        state, upper_bound = optimizer_state(optimizer)
+    with _told(f"optim: {optimizer}"):
+        state, is_upper_bound = optimizer_state(made)
+    return Counted(task, batch, counted, state, is_upper_bound, accumulates)
+
+
+def _need(counted: Counted, reference: Counted) -> Need:
+    """A row for each quantity, operations relative to a step without checkpointing."""
+    task, step = counted.task, counted.step
+    gradients = _size([p.grad for p in _trained(task) if p.grad is not None])
     weights = _size([*task.parameters(), *task.buffers()])
-    gradients = _size([p.grad for p in trained if p.grad is not None])
-    peak = counted.peak + (gradients if accumulates else 0)
-    base = reference.flops if reference else counted.flops
-    extra = counted.flops - base
-    of_blocks = counted.flops_of_blocks - (extra if reference else 0)
-    need = Need(
-        weights,
-        gradients,
-        state,
-        counted.kept,
-        counted.kept_in_blocks if found else None,
-        peak,
-        weights + state + _size(batch) + max(peak, gradients),
-        counted.flops,
-        100 * extra / max(base, 1),
-        100 * extra / max(of_blocks, 1) if found else None,
+    peak = step.peak + (gradients if counted.accumulates else 0)
+    extra = 100 * (step.flops - reference.step.flops)
+    own = reference.step.flops_of_blocks
+    return Need(
+        parameters=weights,
+        gradients=gradients,
+        optimizer_state=counted.optimizer_state,
+        activations=step.kept,
+        activations_of_blocks=step.kept_in_blocks if own else None,
+        peak_in_backward=peak,
+        total=weights + counted.optimizer_state + _size(counted.batch) + max(peak, gradients),
+        flops=step.flops,
+        extra_flops=extra / max(reference.step.flops, 1),
+        extra_flops_of_blocks=extra / own if own else None,
     )
-    return need, task, batch, upper_bound
+
+
+def _trained(task: Task) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in task.parameters() if parameter.requires_grad]
 
 
 def _task(settings: dict[str, Any], policy: str) -> Task:
@@ -221,21 +247,18 @@ def _batch(task: Task, size: int, shapes: list[Shape] | None) -> list[torch.Tens
 
 
 @contextlib.contextmanager
-def _told(settings: dict[str, Any]) -> Iterator[None]:
+def _told(what: str) -> Iterator[None]:
     """Errors of torch as the user's, in a line."""
-    model = settings["model"]["_target_"].rpartition(".")[2]
     try:
         yield
-    except (UserError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (UserError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
         if (operation := getattr(error.__cause__ or error, "func", None)) is not None:
             raise UserError(
-                f"model: {model} or its loss uses {operation}, whose result cannot be told from shapes alone, as memory is counted here"
+                f"{what} or its loss uses {operation}, whose result cannot be told from shapes alone, as memory is counted here"
             ) from error
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"model: {model} cannot take a batch of the data: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise UserError(f"{what} cannot take a batch of the data: {' '.join(str(error).split())[:300]}") from error
 
 
 def _size(tensors: list[torch.Tensor]) -> int:

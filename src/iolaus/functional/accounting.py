@@ -101,7 +101,7 @@ class Account:
         kept_in_blocks: of these, what the blocks added.
         peak: at most until the backward pass has ended, gradients included.
         flops: of forward and backward pass.
-        flops_of_blocks: of these, the blocks' own; without checkpointing alone.
+        flops_of_blocks: of these, the blocks' own.
     """
 
     kept: int
