@@ -1,5 +1,7 @@
 """iolaus memory: closed forms of GPT-2, real steps, and mistakes told in a line."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -7,8 +9,9 @@ import sys
 
 import pytest
 from conftest import ROOT, composed
-from test_cli import call
+from forked import apart
 
+from iolaus import cli
 from iolaus.build import build_task
 from iolaus.check import plain
 from iolaus.functional.accounting import LiveBytes
@@ -53,15 +56,30 @@ def assert_expected(found, layers, dropout):
         )
 
 
-def reckoned(capfd, *words):
-    code, text = call(capfd, "memory", *words, "--json")
+def call(*arguments):
+    """Exit code and text of the command."""
+
+    def run():
+        text, code = io.StringIO(), 0
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            try:
+                cli.main(list(arguments))
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        return code, text.getvalue()
+
+    return apart(run)
+
+
+def reckoned(*words):
+    code, text = call("memory", *words, "--json")
     assert code == 0, text
     return json.loads(text)
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.0])
-def test_a_block_of_gpt2_xl_in_closed_form(capfd, dropout):
-    found = reckoned(capfd, "experiment=gpt2_xl", "model.num_layers=1", f"model.dropout={dropout}")
+def test_a_block_of_gpt2_xl_in_closed_form(dropout):
+    found = reckoned("experiment=gpt2_xl", "model.num_layers=1", f"model.dropout={dropout}")
     assert_expected(found, 1, dropout)
     kept, extra = expected(48, 0.0)
     assert kept["selective"] < kept["none"] / 3
@@ -98,28 +116,29 @@ def test_gpt2_xl_within_two_gigabytes(dropout):
         assert selective["activations_of_blocks"] / none["activations_of_blocks"] < 1 / 3
 
 
-def test_a_table_with_a_column_for_each_policy_of_the_model(capfd):
-    code, text = call(capfd, "memory", "model=transformer", "model.activation_checkpointing=selective")
+def test_a_table_with_a_column_for_each_policy_of_the_model():
+    code, text = call("memory", "model=transformer", "model.activation_checkpointing=selective")
     assert code == 0, text
     lines = text.splitlines()
     assert lines[0].split() == ["none", "full", "attention", "selective", "*", "matmuls"]
     assert lines[1].startswith("parameters")
     assert lines[1].split()[1:3] == ["275", "kB"]  # of 68,810 numbers, and mean and deviation
     assert "68,810 parameters; inputs [64, 1, 8, 8]; 32-true; Adam; kernels of a GPU" in text
-    code, text = call(capfd, "memory", "model=mlp")
+    code, text = call("memory", "model=mlp")
     assert code == 0, text
     assert text.splitlines()[0].split() == ["none"]
     assert "extra FLOPs" not in text
 
 
 def needs(*overrides):
-    return needed(plain(composed("trainer=cpu", *overrides)))
+    settings = plain(composed("trainer=cpu", *overrides))
+    return apart(lambda: needed(settings))
 
 
 @pytest.mark.parametrize("model", [pytest.param("transformer", marks=pytest.mark.slow), "sequential"])
 def test_activations_are_those_of_a_real_step(model):
     settings = plain(composed(f"model={model}", "trainer=cpu"))
-    found, _ = needed(settings)
+    found, _ = apart(lambda: needed(settings))
     task = build_task(settings).train()
     batch = task.example(settings["data"]["batch_size"])
     with LiveBytes([*task.parameters(), *task.buffers(), *batch]) as live:
@@ -155,7 +174,7 @@ def test_settings_of_the_training_count():
     assert "optimizer state: at most, once the history of LBFGS is full" in notes
 
 
-def test_facts_that_only_the_file_knows_are_read(capfd, tmp_path):
+def test_facts_that_only_the_file_knows_are_read(tmp_path):
     rows = "".join(f"{i},{i % 7},{'ab'[i % 2]}\n" for i in range(100))
     (tmp_path / "rows.csv").write_text("x,y,label\n" + rows)
     words = [
@@ -165,16 +184,16 @@ def test_facts_that_only_the_file_knows_are_read(capfd, tmp_path):
         "model=linear",
         "data.batch_size=16",
     ]
-    found = reckoned(capfd, *words)
+    found = reckoned(*words)
     assert "6 parameters; inputs [16, 2]" in found["notes"][0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["number_words", "stdlib", "interactions", "distances", "zero"])
-def test_data_of_other_kinds(capfd, data):
+def test_data_of_other_kinds(data):
     """The losses of the others ask for values."""
     loss = ["loss=sampled_softmax"] if data == "interactions" else []
-    found = reckoned(capfd, f"data={data}", *loss)["policies"]
+    found = reckoned(f"data={data}", *loss)["policies"]
     assert found.keys() == ({"none", *POLICIES} if data == "number_words" else {"none"})
     assert found["none"]["activations"] > 0
 
@@ -199,22 +218,22 @@ def test_data_of_other_kinds(capfd, data):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_a_line(capfd, words, says):
-    code, text = call(capfd, "memory", *words)
+def test_mistakes_are_told_in_a_line(words, says):
+    code, text = call("memory", *words)
     assert code == 1
     assert says in text
     assert "Traceback" not in text
     assert len(text.strip().splitlines()) <= 2
 
 
-def test_the_folder_of_the_options_is_that_of_train_py(capfd, tmp_path, monkeypatch):
+def test_the_folder_of_the_options_is_that_of_train_py(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, text = call(capfd, "memory", "model=linear")
+    code, text = call("memory", "model=linear")
     assert code == 0, text  # the package's own
     os.makedirs("conf")
     (tmp_path / "conf" / "config.yaml").write_text("something: of another program\n")
-    assert call(capfd, "memory", "model=linear") == (0, text)
+    assert call("memory", "model=linear") == (0, text)
     (tmp_path / "train.py").write_text("from iolaus.train import train\n")
-    code, text = call(capfd, "memory")
+    code, text = call("memory")
     assert code == 1
     assert text.splitlines() == [f"{tmp_path / 'conf'}: Key 'data' is not in struct"]

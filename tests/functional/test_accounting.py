@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from forked import apart
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -56,6 +57,11 @@ MODELS = {
 }
 
 
+def without_values(function, *arguments):
+    with FakeTensorMode():
+        return function(*arguments)
+
+
 def counted(name, policy):
     make, inputs = MODELS[name]
     step = Step(make(policy), inputs())
@@ -68,8 +74,7 @@ def counted(name, policy):
 )
 def test_counts_without_values_are_those_of_a_real_step(name, policy):
     """The same bytes and operations as on tensors with values; of what autograd knows of, those that it keeps."""
-    with FakeTensorMode():
-        foreseen = counted(name, policy)
+    foreseen = apart(lambda: without_values(counted, name, policy))
     assert foreseen == counted(name, policy)
     if policy in ("none", "full"):
         make, inputs = MODELS[name]
@@ -125,13 +130,16 @@ def small_step():
     return Step(nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)), torch.ones(4, 5))
 
 
+def state_of(name):
+    step = small_step()
+    step().backward()
+    return optimizer_state(OPTIMIZERS[name](step.parameters()))[0]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_of_optimizers(name):
     """As large as after real steps."""
-    with FakeTensorMode():
-        step = small_step()
-        step().backward()
-        foreseen, _ = optimizer_state(OPTIMIZERS[name](step.parameters()))
+    foreseen = apart(lambda: without_values(state_of, name))
     step = small_step()
     optimizer = OPTIMIZERS[name](step.parameters())
 
