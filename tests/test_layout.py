@@ -32,7 +32,9 @@ LAYERS = {
     **dict.fromkeys(["preflight", "report"], 6),
     **dict.fromkeys(["train"], 7),
     **dict.fromkeys(["curvature", "predict", "resume"], 8),
-    **dict.fromkeys(["compose", "cli"], 9),
+    **dict.fromkeys(["compose"], 9),
+    **dict.fromkeys(["memory"], 9.3),
+    **dict.fromkeys(["cli"], 9.6),
     **dict.fromkeys(["__main__"], 10),
 }
 # Files that serve the others of their folder and are no option.
@@ -88,9 +90,18 @@ def test_imports_go_one_way(file):
             other = rest[0]
             assert LAYERS[other] < LAYERS[own] or other == own, name
         if package in ("hydra", "omegaconf"):
-            assert own in {"check", "compose", "explain", "build", "report", "runs", "resume", "startup", "train"}, (
-                f"{name} in {own}"
-            )
+            assert own in {
+                "check",
+                "compose",
+                "explain",
+                "build",
+                "report",
+                "runs",
+                "resume",
+                "startup",
+                "train",
+                "memory",
+            }, f"{name} in {own}"
         if package == "pytorch_lightning":
             assert own not in LEAVES, f"{name} in a leaf package"
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from iolaus.check import check
+from iolaus.compose import composed
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
@@ -72,15 +73,26 @@ def main(arguments: list[str] | None = None) -> None:
             metavar="PACKAGE",
             help="a package of yours, in this folder or installed, that the run's settings may name",
         )
+    reckon = commands.add_parser(
+        "memory",
+        help="what a training step would need, with each policy of activation checkpointing",
+        description="Count the memory and the floating-point operations of a training step without allocating or training anything: "
+        "parameters, gradients, optimizer state, activations, for each policy of model.activation_checkpointing.",
+        epilog="example: iolaus memory experiment=gpt2_xl",
+    )
+    reckon.add_argument("--json", action="store_true", help="numbers of bytes and operations, for programs")
+    reckon.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings, as train.py takes them")
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.words += rest  # words after an option, which argparse does not join with those before it
-    if options.allow:  # and not otherwise: this folder may be a stranger's
+    if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
         if options.command == "test":
             _test(options)
+        elif options.command == "memory":
+            _memory(options)
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
         elif options.command == "curvature":
@@ -93,6 +105,25 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _memory(options: argparse.Namespace) -> None:
+    sys.path.append(os.getcwd())  # the user's own packages, which settings allow by name
+    config = composed(options.words, _options())
+    import_lightning()
+    from iolaus.memory import memory
+
+    print(memory(config, options.json))
+
+
+def _options() -> Path:
+    """The folder of the options: beside a train.py of Iolaus in the working directory, or that which this package came with."""
+    here, own = Path.cwd(), Path(__file__).parents[2]
+    for place in (here, own):
+        script, folder = place / "train.py", place / "conf"
+        if (folder / "config.yaml").is_file() and script.is_file() and "iolaus" in script.read_text(encoding="utf-8"):
+            return folder
+    raise UserError(f"memory: there is no train.py with its folder conf in {here}; run it where they are")
 
 
 def _test(options: argparse.Namespace) -> None:

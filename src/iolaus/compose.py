@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus import slurm
-from iolaus.check import check
+from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
@@ -249,7 +249,44 @@ class Composer:
         return compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra)
 
 
-def _settle_job(composer: Composer, overrides: list[str]) -> list[str]:
+def composed(overrides: list[str], conf: Path) -> DictConfig:
+    """The checked settings of one job, for commands that train nothing; data files must be there only where they are needed.
+
+    Args:
+        overrides: as train.py takes them.
+        conf: the folder of the options.
+
+    Raises:
+        ConfigError: with every problem found.
+        UserError: for options that cannot be composed at all.
+    """
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            composer = Composer("config", [])
+            told = _settle_job(composer, overrides, needs_data)
+            config, _ = _compose(composer, [*overrides, *told])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{conf}: {str(error).splitlines()[0]}") from error
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        name = config.name  # which Hydra knows
+        config.pop("hydra")
+        config.update({"output_dir": "outputs", "name": name})
+    return config
+
+
+def needs_data(config: DictConfig) -> bool:
+    """Whether only the data files tell what a batch looks like, or how large the model is."""
+    raw = plain(config, resolve=False)
+    data = raw["data"]
+    read = {fact for group in GROUPS - {"data"} for fact in re.findall(r"\$\{data\.(\w+)", str(raw.get(group)))}
+    unknown = {fact for fact in read | {"input_shape", "batch_size"} if data.get(fact) is None}
+    return bool(unknown - {"class_names", "class_weights"} or data.get("transforms"))
+
+
+def _settle_job(
+    composer: Composer, overrides: list[str], reads_data: Callable[[DictConfig], bool] = lambda _: True
+) -> list[str]:
     """Compose and check one job; the overrides to add where its data file had to tell them."""
     config, problems = _compose(composer, overrides)
     told = [] if problems else _told(config)
@@ -263,7 +300,7 @@ def _settle_job(composer: Composer, overrides: list[str]) -> list[str]:
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
     try:
-        check(config, choices, folders)
+        check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
         problems += error.problems
     if problems:
