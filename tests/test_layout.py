@@ -22,6 +22,7 @@ LAYERS = {
     "preview": 5.5,
     "show": 4.5,
     "consistency": 2,
+    "sweep": 2,
     **dict.fromkeys(LEAVES, 2),
     "undisturbed": 2.5,
     **dict.fromkeys(["task", "data", "logger", "figures"], 3),

@@ -14,6 +14,7 @@ from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
+from iolaus.sweep.jobs import PLAN, begun_command
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -98,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
         elif options.command == "curvature":
             measures = (options.checkpoint, options.samples, options.steps, options.mode)
             curvature(options.run, options.words, *measures, options.allow)
+        elif (options.run / PLAN).exists():
+            _resume_sweep(options)
         else:
             resume(options.run, options.words, options.allow)
     except UserError as error:
@@ -124,6 +127,16 @@ def _options() -> Path:
         if (folder / "config.yaml").is_file() and script.is_file() and "iolaus" in script.read_text(encoding="utf-8"):
             return folder
     raise UserError(f"memory: there is no train.py with its folder conf in {here}; run it where they are")
+
+
+def _resume_sweep(options: argparse.Namespace) -> None:
+    """Become the command that the sweep was begun with, which runs what is left."""
+    if options.words:
+        raise UserError(f"{options.run}: a sweep goes on as it was begun, without other settings")
+    script, _, directory = begun_command(options.run)
+    folder = options.run.resolve()
+    os.chdir(directory)
+    os.execv(sys.executable, [sys.executable, str(script), f"resume={os.path.relpath(folder)}"])
 
 
 def _test(options: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ from iolaus.resume import resume
 from iolaus.rules import GROUPS
 from iolaus.runs import Job
 from iolaus.startup import import_lightning, quick_yaml
+from iolaus.sweep import jobs
 
 TASKS = {"class": "classification", "real": "regression"}
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
@@ -91,7 +92,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             sys.exit(130)
 
     try:
-        sys.argv = _friendly(sys.argv)
+        sys.argv = _going_on(_friendly(_begun(sys.argv)))
         if (earlier := _earlier(sys.argv)) is not None:
             resume(*earlier)
             return
@@ -142,8 +143,33 @@ def _friendly(argv: list[str]) -> list[str]:
                 raise UserError("output_dir: must name a folder, as in output_dir=outputs/my_run")
             if (Path(folder) / "config.yaml").exists():
                 raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
+            if (Path(folder) / jobs.PLAN).exists() and jobs.read_plan(Path(folder)).get("words") != jobs.typed:
+                raise UserError(
+                    f"output_dir: {folder} holds another sweep; choose another folder, or go on with it: resume={folder}"
+                )
             words[i] = f'{place}="{folder}"'  # quoted: paths may hold what Hydra's grammar gives a meaning
     return words
+
+
+def _begun(argv: list[str]) -> list[str]:
+    """The words of the command; of `resume=SWEEP` those that the sweep was begun with, in its folder."""
+    named = [word.removeprefix("resume=").strip("'\"") for word in argv[1:] if word.startswith("resume=")]
+    if not named or not (Path(named[-1]) / jobs.PLAN).exists():
+        jobs.typed[:] = argv[1:]
+        return argv
+    if len(argv) > 2:
+        raise UserError(f"resume={named[-1]}: a sweep goes on as it was begun, without other settings")
+    _, jobs.typed[:], _ = jobs.begun_command(Path(named[-1]))
+    return [argv[0], *(word for word in jobs.typed if not word.startswith("output_dir=")), f"output_dir={named[-1]}"]
+
+
+def _going_on(argv: list[str]) -> list[str]:
+    """The words of a sweep, with the folder of an earlier one that the same words began and that has jobs left to do."""
+    is_placed = any(word.startswith("hydra.sweep.dir=") for word in argv)
+    if is_placed or not {"-m", "--multirun"} & set(argv) or (folder := jobs.unfinished(jobs.typed)) is None:
+        return argv
+    print(f"going on with {folder}, which the same words began")
+    return [*argv, f'hydra.sweep.dir="{folder}"']
 
 
 def check_job(config: DictConfig) -> None:
@@ -225,12 +251,12 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
         raise ConfigError([unreadable(error.override)]) from None
     if any(o.key_or_group in ("sweep", "hydra/sweeper") for o in parsed):
         return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
-    jobs = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
-    if len(jobs) <= MOST_JOBS:
-        return jobs
+    found = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    if len(found) <= MOST_JOBS:
+        return found
     seen: set[str] = set()
     covering = []
-    for job in jobs:
+    for job in found:
         if not seen.issuperset(job):
             seen.update(job)
             covering.append(job)
