@@ -251,6 +251,9 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
         raise ConfigError([unreadable(error.override)]) from None
     if any(o.key_or_group in ("sweep", "hydra/sweeper") for o in parsed):
         return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
+    for override in parsed:
+        if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
+            raise ConfigError([f"{override.key_or_group}: {override.input_line.partition('=')[2]} has no value"])  # type: ignore[union-attr]
     found = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
     if len(found) <= MOST_JOBS:
         return found

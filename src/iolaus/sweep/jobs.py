@@ -31,12 +31,14 @@ class Job:
         number: within the sweep.
         overrides: the settings it has, in Hydra's grammar.
         folder: its run's.
+        varying: the settings that tell it from others.
         environment: variables that it gets besides those of this process.
     """
 
     number: int
     overrides: list[str]
     folder: Path
+    varying: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     state: str = "waiting"  # then running, and at last completed, pruned, interrupted or failed
     value: float | None = None  # of the objective

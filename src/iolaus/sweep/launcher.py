@@ -1,4 +1,4 @@
-"""Jobs of a sweep, run side by side: those that are done are passed over, those that were stopped go on, what failed is told and stops nothing."""
+"""Jobs of a sweep side by side: those that are done are passed over, those that were stopped go on, what fails stops nothing."""
 
 import logging
 import signal
@@ -55,14 +55,20 @@ class Sweep:
                 self._pool.stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             self._pool.close()
 
-    def job(self, number: int, overrides: Sequence[str]) -> Job:
-        """A job by its settings, with the folder that Hydra would give it, as it was left."""
+    def job(self, number: int, overrides: Sequence[str], varying: Sequence[str]) -> Job:
+        """A job by its settings, with the folder that Hydra would give it, as it was left.
+
+        Args:
+            number: within the sweep.
+            overrides: all of its settings.
+            varying: those that tell it from others, by which it is called.
+        """
         config = self._loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
+            config.hydra.job.override_dirname = "_".join(word.replace("=", "-") for word in varying)
         HydraConfig.instance().set_config(config)  # which the folder's name reads
-        own = [word for word in overrides if not word.startswith("hydra.sweep.subdir=")]
-        job = Job(number, own, self.folder / str(config.hydra.sweep.subdir))
+        job = Job(number, list(overrides), self.folder / str(config.hydra.sweep.subdir), list(varying))
         if job.folder.exists():
             job.look()
         self.jobs.append(job)
@@ -82,8 +88,7 @@ class Sweep:
             while waiting or self.running:
                 while waiting and self.pool.has_room:
                     self.start(waiting.pop(0))
-                for job in self.ended():
-                    yield job
+                yield from self.ended()
                 display.draw()
 
     @property
@@ -121,7 +126,8 @@ def launch(
 ) -> list:
     """Hydra's launcher: run a batch of jobs and give back what they returned; a job that failed returns None."""
     with Sweep(config, context, **options) as sweep:
-        jobs = [sweep.job(first + number, overrides) for number, overrides in enumerate(batch)]
+        shared = set(batch[0]).intersection(*batch[1:]) if len(batch) > 1 else set()
+        jobs = [sweep.job(first + k, words, [w for w in words if w not in shared]) for k, words in enumerate(batch)]
         sweep.plan()
         for _ in sweep.run(jobs):
             pass
@@ -172,7 +178,7 @@ class Display:
 def _line(job: Job) -> str:
     """A job in a line: what it is when it begins, what it came to when it ends."""
     if job.state == "running":
-        return f"#{job.number} {' '.join(job.overrides)}"
+        return f"#{job.number} {' '.join(job.varying)}"
     value = f", objective {job.value:.6g}" if job.value is not None else ""
     error = f": {job.error.splitlines()[0]}" if job.error else ""
     return f"#{job.number} {job.state}{value}{error}"
@@ -187,7 +193,7 @@ def _table(jobs: Sequence[Job]) -> Any:
         epoch, value = job.progress()
         value = job.value if job.value is not None else value
         cells = [str(epoch or ""), "" if value is None else f"{value:.5g}", job.state]
-        table.add_row(str(job.number), " ".join(job.overrides), *cells)
+        table.add_row(str(job.number), " ".join(job.varying), *cells)
     waiting = len(jobs) - len(shown)
     if waiting:
         table.add_row("", f"and {waiting} that wait", "", "", "")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from iolaus.errors import UserError
 from iolaus.sweep.jobs import LOG, Job
 
 log = logging.getLogger("iolaus")
@@ -49,7 +50,7 @@ class Forked:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
         )
-        assert self._server.stdin is not None and self._server.stdout is not None
+        assert self._server.stdout is not None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server.stdout, selectors.EVENT_READ)
         self._pending = b""
@@ -148,6 +149,9 @@ class Pool:
         warm: bool = True,
         timeout_s: float | None = None,
     ):
+        for name, number, least in (("n_jobs", n_jobs, 1), ("threads", threads, 1), ("gpus_per_job", gpus_per_job, 0)):
+            if number is not None and (not isinstance(number, int) or number < least):
+                raise UserError(f"hydra.launcher.{name}: must be at least {least}; received {number}")
         processors = len(os.sched_getaffinity(0))
         gpus = visible_gpus() if gpus_per_job != 0 else []
         each = gpus_per_job or 1
