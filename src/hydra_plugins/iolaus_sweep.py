@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 
@@ -23,6 +24,24 @@ class Processes(Launcher):
         from iolaus.sweep.launcher import launch
 
         return launch(self.config, self.context, job_overrides, initial_job_idx, self.options)
+
+
+class Optuna(Sweeper):
+    """A search; see conf/hydra/sweeper/optuna.yaml for the arguments."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        """Take what a sweep needs."""
+        self.context, self.config = hydra_context, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the trials, and report."""
+        from iolaus.sweep.finish import searched
+
+        assert self.config is not None
+        return searched(self.config, self.context, self.options, arguments)
 
 
 class Grid(BasicSweeper):

@@ -212,7 +212,7 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
             arguments = argparse.Namespace(
                 **vars(arguments) | {"overrides": _swept(arguments.overrides, Composer(name, extra))}
             )
-        for overrides in _jobs(arguments):
+        for overrides in _jobs(arguments, Composer(name, extra)):
             try:
                 told.add(tuple(_settle_job(Composer(name, extra), overrides)))
             except ConfigError as error:
@@ -240,8 +240,8 @@ def _swept(overrides: list[str], composer: "Composer") -> list[str]:
     return overrides
 
 
-def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
-    """The overrides of each job; for a sweep by another sweeper than Hydra's own only those that do not vary."""
+def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]]:
+    """The overrides of each job; of a search those that cover its space; for a sweeper of others only what does not vary."""
     if not arguments.multirun:
         return [arguments.overrides]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -249,7 +249,15 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
         parsed = parser.parse_overrides(arguments.overrides)
     except OverrideParseException as error:
         raise ConfigError([unreadable(error.override)]) from None
-    if any(o.key_or_group in ("sweep", "hydra/sweeper") for o in parsed):
+    if any(o.key_or_group in ("sweep", "hydra/sweeper") and o.value() == "optuna" for o in parsed):
+        from iolaus.sweep.search import covering
+
+        conditions: Any = {}
+        with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):  # which are told below
+            plain_words = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+            conditions = OmegaConf.to_container(composer(plain_words, hydra=True).hydra.sweeper.conditions)
+        return list(covering(parsed, conditions))
+    if any(o.key_or_group == "hydra/sweeper" and o.value() not in ("grid", "basic") for o in parsed):
         return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
     for override in parsed:
         if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
@@ -258,12 +266,12 @@ def _jobs(arguments: argparse.Namespace) -> list[list[str]]:
     if len(found) <= MOST_JOBS:
         return found
     seen: set[str] = set()
-    covering = []
+    chosen = []
     for job in found:
         if not seen.issuperset(job):
             seen.update(job)
-            covering.append(job)
-    return covering
+            chosen.append(job)
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -108,14 +108,25 @@ class Job:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def write_plan(folder: Path, words: Sequence[str], script: Path, jobs: Sequence[Job]) -> None:
-    """Write what the sweep is made of; jobs that are known already and not among these stay."""
+def write_plan(
+    folder: Path, words: Sequence[str], script: Path, jobs: Sequence[Job], trials: int | None = None
+) -> None:
+    """Write what the sweep is made of; jobs that are known already and not among these stay.
+
+    Args:
+        folder: the sweep's.
+        words: of the command, as they were typed.
+        script: that was called.
+        jobs: that are known.
+        trials: of a search, how many there will be.
+    """
     known = {entry["number"]: entry for entry in read_plan(folder).get("jobs", [])}
     known |= {j.number: {"number": j.number, "overrides": j.overrides, "folder": j.folder.name} for j in jobs}
     plan = {
         "words": list(words),
         "script": str(script),
         "directory": os.getcwd(),
+        "trials": trials,
         "jobs": [known[number] for number in sorted(known)],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,9 +157,16 @@ def unfinished(words: Sequence[str]) -> Path | None:
     for plan in sorted(SWEEPS.glob(f"*/{PLAN}"), reverse=True):
         known = read_plan(plan.parent)
         if known.get("words") == list(words) and known.get("directory") == os.getcwd():
-            left = [job for job in jobs_of(plan.parent) if job.state not in DONE]
-            return plan.parent if left else None
+            return plan.parent if is_left(plan.parent) else None
     return None
+
+
+def is_left(folder: Path) -> bool:
+    """Whether a sweep has jobs that are not done; a search does not repeat what failed."""
+    trials = read_plan(folder).get("trials")
+    jobs = jobs_of(folder)
+    over = DONE if trials is None else (*DONE, "failed")
+    return any(job.state not in over for job in jobs) or len(jobs) < (trials or 0)
 
 
 def begun_command(folder: Path) -> tuple[Path, list[str], str]:

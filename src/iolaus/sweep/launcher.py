@@ -37,7 +37,7 @@ class Sweep:
         self.folder = Path(config.hydra.sweep.dir).absolute()
         self.script = Path(sys.argv[0]).absolute()
         self.jobs: list[Job] = []
-        self._loader = context.config_loader
+        self.config_loader = context.config_loader
         self._options = options
         self._pool: Pool | None = None
         self._flags = list(_flags(sys.argv[1:]))
@@ -63,7 +63,7 @@ class Sweep:
             overrides: all of its settings.
             varying: those that tell it from others, by which it is called.
         """
-        config = self._loader.load_sweep_config(self.config, list(overrides))
+        config = self.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
             config.hydra.job.override_dirname = "_".join(word.replace("=", "-") for word in varying)
@@ -74,9 +74,9 @@ class Sweep:
         self.jobs.append(job)
         return job
 
-    def plan(self) -> None:
-        """Write what the sweep is made of."""
-        write_plan(self.folder, typed, self.script, self.jobs)
+    def plan(self, trials: int | None = None) -> None:
+        """Write what the sweep is made of; of a search also how many trials there will be."""
+        write_plan(self.folder, typed, self.script, self.jobs, trials)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Run those that are not done, as many at a time as there is room for; each is given back when it has ended."""
