@@ -19,7 +19,7 @@ class Pruning(pl.Callback):
     processes that train together the first asks, and all end.
 
     Args:
-        monitor: the value that is reported; None: nothing.
+        monitor: the value that is reported; None: the study's objective.
     """
 
     def __init__(self, monitor: str | None = None):
@@ -29,6 +29,7 @@ class Pruning(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and (told := os.environ.get(TRIAL)):
+            self.monitor = self.monitor or json.loads(told)["monitor"]
             self._trial = _trial(json.loads(told))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

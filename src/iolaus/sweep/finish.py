@@ -42,7 +42,7 @@ def searched(config: DictConfig, context: Any, options: dict[str, Any], words: l
     words = [f"{key}={value}" for key, value in (plain.get("params") or {}).items() if not _given(key, words)] + words
     try:
         with Sweep(config, context, **launcher) as sweep:
-            study = Search(sweep, plain, config.objective.mode).run(words)
+            study = Search(sweep, plain, config.objective.monitor, config.objective.mode).run(words)
     finally:
         failed = finish(config)
     if failed:

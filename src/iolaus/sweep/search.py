@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ log = logging.getLogger("iolaus")
 
 TRIAL = "IOLAUS_TRIAL"  # tells a job which trial it is
 JOURNAL = "study.journal"
+DIRECTIONS = {"min": "minimize", "max": "maximize"}
 SAMPLERS = {
     "tpe": "TPESampler",
     "cmaes": "CmaEsSampler",
@@ -47,17 +49,24 @@ class Search:
     Args:
         sweep: runs the jobs.
         options: of the sweeper; see conf/hydra/sweeper/optuna.yaml.
+        monitor: the objective, which jobs report each epoch.
         mode: of the objective, min or max.
 
     Raises:
         UserError: for options that are not there, a study with another search space.
     """
 
-    def __init__(self, sweep: Sweep, options: dict[str, Any], mode: str):
+    def __init__(self, sweep: Sweep, options: dict[str, Any], monitor: str, mode: str):
         self.sweep = sweep
         self.options = options
-        self.objectives: dict[str, str] = options.get("objectives") or {}
-        self.directions = [*self.objectives.values()] or [{"min": "minimize", "max": "maximize"}[mode]]
+        self.monitor = monitor
+        if not isinstance(number := options["n_trials"], int) or number < 1:
+            raise UserError(f"hydra.sweeper.n_trials: must be at least 1; received {number}")
+        self.objectives = list(options.get("objectives") or [])
+        for objective in self.objectives:
+            if str(objective).partition(":")[0] not in DIRECTIONS:
+                raise UserError(f"hydra.sweeper.objectives: write min:NAME or max:NAME; received {objective!r}")
+        self.directions = [DIRECTIONS[o.partition(":")[0]] for o in self.objectives] or [DIRECTIONS[mode]]
         self.seed = options.get("seed")
         self.storage = options.get("storage") or str(sweep.folder / JOURNAL)
         self.name = options.get("study_name") or "iolaus"
@@ -67,6 +76,8 @@ class Search:
         """Run trials until the study has as many as it should have; the study."""
         optuna = _optuna()
         space, fixed = search_space(words, self.sweep)
+        if self.options.get("sampler") == "grid":
+            self.options["n_trials"] = min(self.options["n_trials"], combinations(space))
         self._open(optuna, space, fixed)
         waiting = [self._job(trial) for trial in self._left()]
         trials = {job.number: job for job in waiting}
@@ -125,7 +136,7 @@ class Search:
         chosen = suggested(trial, space, fixed, self.options.get("conditions") or {})
         varying = [f"{key}={value}" for key, value in chosen.items()]
         trial.set_user_attr("overrides", [*fixed, *varying])
-        trial.set_user_attr("varying", varying)
+        trial.set_user_attr("varying", [f"{key}={_short(value)}" for key, value in chosen.items()])
         return self._job(self.study.get_trials(deepcopy=False)[trial.number])
 
     def _job(self, trial: Any) -> Job:
@@ -139,6 +150,7 @@ class Search:
             "storage": self.storage,
             "study": self.name,
             "number": trial.number,
+            "monitor": self.monitor,
             "pruner": self.options.get("pruner"),
         }
         job.environment = {TRIAL: json.dumps(told)}
@@ -156,7 +168,11 @@ class Search:
         elif job.state == "pruned":
             self.study.tell(job.number, state=state.PRUNED)
         elif job.state == "completed":
-            values = [job.value] if not self.objectives else [_found(job.folder, name) for name in self.objectives]
+            values = (
+                [job.value]
+                if not self.objectives
+                else [_found(job.folder, name.partition(":")[2]) for name in self.objectives]
+            )
             if all(value is not None and math.isfinite(value) for value in values):
                 self.study.tell(job.number, values)
                 return
@@ -213,6 +229,23 @@ def distribution(override: Override) -> Any:
     return od.CategoricalDistribution(choices)
 
 
+def combinations(space: dict[str, Any]) -> int:
+    """How many there are.
+
+    Raises:
+        UserError: where a setting has no end of values.
+    """
+    count = 1
+    for key, values in space.items():
+        if hasattr(values, "choices"):
+            count *= len(values.choices)
+        elif values.step is not None:
+            count *= int((values.high - values.low) / values.step + 1.5)
+        else:
+            raise UserError(f"{key}: sampler=grid wants values that can be counted: a choice, or a range with a step")
+    return count
+
+
 def suggested(
     trial: Any, space: dict[str, Any], fixed: Sequence[str], conditions: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
@@ -228,6 +261,11 @@ def is_met(condition: dict[str, Any] | None, values: dict[str, Any]) -> bool:
     """Whether settings have the values, or one of the values, that a condition names."""
     wanted = {k: v if isinstance(v, list) else [v] for k, v in (condition or {}).items()}
     return all(str(values.get(key)) in map(str, allowed) for key, allowed in wanted.items())
+
+
+def _short(value: Any) -> str:
+    """A value as a job is called by it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _values(words: Sequence[str]) -> dict[str, Any]:
@@ -256,9 +294,18 @@ def made(module: Any, names: dict[str, str], kind: str, chosen: Any, **more: Any
             f"hydra.sweeper.{kind}: there is no {name!r}{did_you_mean(str(name), names)}  (there are: {', '.join(names)})"
         )
     try:
-        return getattr(module, names[name])(**more, **arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Optuna calls experimental
+            return _unstopped(getattr(module, names[name]))(**more, **arguments)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"hydra.sweeper.{kind}: {name}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _unstopped(kind: Any) -> Any:
+    """A sampler of all combinations would stop a loop of Optuna's own after the last; here `n_trials` ends it."""
+    if kind.__name__ != "BruteForceSampler":
+        return kind
+    return type(kind.__name__, (kind,), {"after_trial": lambda *_: None})
 
 
 def _optuna() -> Any:
