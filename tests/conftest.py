@@ -46,7 +46,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        # a sweep's jobs in this process, too: where each has its own is tested in tests/sweep
+        here = ["hydra/launcher=basic"] if "-m" in arguments and "hydra/launcher" not in str(arguments) else []
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *here])
         capfd.readouterr()
         before = set(tmp_path.rglob("train.log"))
         code = 0

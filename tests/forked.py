@@ -1,10 +1,12 @@
 """Runs of train.py in processes that can be killed: forked from this one, which has imported torch already."""
 
 import os
+import pickle
 import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,26 @@ class Child:
     @property
     def text(self) -> str:
         return self.log.read_text()
+
+
+def apart(function: Callable[[], Any]) -> Any:
+    """What a function returns in a process of its own: a backward pass without values starts threads, after which no fork can train."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            done = True, function()
+        except BaseException:
+            done = False, traceback.format_exc()
+        with os.fdopen(write, "wb") as file:
+            pickle.dump(done, file)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        is_good, result = pickle.load(file)
+    os.waitpid(pid, 0)
+    assert is_good, result
+    return result
 
 
 def finished(place: Path, *arguments: str) -> Path:

@@ -15,7 +15,7 @@ REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares"
 # Models of other kinds of data than images and tables.
 OTHERS = dict.fromkeys(["seq2seq_gru", "seq2seq_transformer"], "number_words")
 OTHERS |= dict.fromkeys(["matrix_factorization", "two_towers"], "interactions")
-OTHERS |= {"llama": "stdlib", "conv_gru": "morse", "points": "distances"}
+OTHERS |= {"llama": "stdlib", "gpt2": "stdlib", "conv_gru": "morse", "points": "distances"}
 KINDS_OF_TARGET = {"bpr": "interactions", "sampled_softmax": "interactions", "ctc": "morse", "stress": "distances"}
 TASKS = {"language_modeling": "stdlib", "translation": "number_words", "speech": "morse", "ranking": "interactions"}
 TASKS |= {"scaling": "distances"}

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 from iolaus.check import check
+from iolaus.compose import composed
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
+from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
 
 
@@ -58,14 +60,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
     look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
-    ranking = commands.add_parser(
-        "report",
-        help="rank and draw the jobs of a sweep",
-        description="Write a sweep's report again: leaderboard.csv, report.md, report.html and figures in its folder, and a table to the "
-        "terminal; also of a sweep that goes on or was killed.",
-        epilog="example: iolaus report outputs/sweeps/2026-01-31_12-00-00",
-    )
-    ranking.add_argument("sweep", type=Path, metavar="SWEEP", help="the sweep's folder")
     for command in (test, go_on, foresee, look):
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         if command is foresee:
@@ -81,27 +75,44 @@ def main(arguments: list[str] | None = None) -> None:
             metavar="PACKAGE",
             help="a package of yours, in this folder or installed, that the run's settings may name",
         )
+    reckon = commands.add_parser(
+        "memory",
+        help="what a training step would need, with each policy of activation checkpointing",
+        description="Count the memory and the floating-point operations of a training step without allocating or training anything: "
+        "parameters, gradients, optimizer state, activations, for each policy of model.activation_checkpointing.",
+        epilog="example: iolaus memory experiment=gpt2_xl",
+    )
+    reckon.add_argument("--json", action="store_true", help="numbers of bytes and operations, for programs")
+    reckon.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings, as train.py takes them")
+    ranking = commands.add_parser(
+        "report",
+        help="rank and draw the jobs of a sweep",
+        description="Write a sweep's report again: leaderboard.csv, report.md, report.html and figures in its folder, and a table to the "
+        "terminal; also of a sweep that goes on or was killed.",
+        epilog="example: iolaus report outputs/sweeps/2026-01-31_12-00-00",
+    )
+    ranking.add_argument("sweep", type=Path, metavar="SWEEP", help="the sweep's folder")
+    ranking.set_defaults(words=[])
     options, rest = parser.parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("-")]:
+    if unknown := [word for word in rest if word.startswith("-") or options.command == "report"]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if options.command == "report":
-        if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        options.allow = []
-    else:
-        options.words += rest  # words after an option, which argparse does not join with those before it
-    if options.allow:  # and not otherwise: this folder may be a stranger's
+    options.words += rest  # words after an option, which argparse does not join with those before it
+    if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
-        if options.command == "report":
-            print(report_sweep(options.sweep))
-        elif options.command == "test":
+        if options.command == "test":
             _test(options)
+        elif options.command == "memory":
+            _memory(options)
+        elif options.command == "report":
+            print(report_sweep(options.sweep))
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
         elif options.command == "curvature":
             measures = (options.checkpoint, options.samples, options.steps, options.mode)
             curvature(options.run, options.words, *measures, options.allow)
+        elif (options.run / PLAN).exists():
+            _resume_sweep(options)
         else:
             resume(options.run, options.words, options.allow)
     except UserError as error:
@@ -109,6 +120,35 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _memory(options: argparse.Namespace) -> None:
+    sys.path.append(os.getcwd())  # the user's own packages, which settings allow by name
+    config = composed(options.words, _options())
+    import_lightning()
+    from iolaus.memory import memory
+
+    print(memory(config, options.json))
+
+
+def _options() -> Path:
+    """The folder of the options: beside a train.py of Iolaus in the working directory, or that which this package came with."""
+    here, own = Path.cwd(), Path(__file__).parents[2]
+    for place in (here, own):
+        script, folder = place / "train.py", place / "conf"
+        if (folder / "config.yaml").is_file() and script.is_file() and "iolaus" in script.read_text(encoding="utf-8"):
+            return folder
+    raise UserError(f"memory: there is no train.py with its folder conf in {here}; run it where they are")
+
+
+def _resume_sweep(options: argparse.Namespace) -> None:
+    """Become the command that the sweep was begun with, which runs what is left."""
+    if options.words:
+        raise UserError(f"{options.run}: a sweep goes on as it was begun, without other settings")
+    script, _, directory = begun_command(options.run)
+    folder = options.run.resolve()
+    os.chdir(directory)
+    os.execv(sys.executable, [sys.executable, str(script), f"resume={os.path.relpath(folder)}"])
 
 
 def _test(options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus import slurm
-from iolaus.check import check
+from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
@@ -37,6 +37,7 @@ from iolaus.resume import resume
 from iolaus.rules import GROUPS
 from iolaus.runs import Job
 from iolaus.startup import import_lightning, quick_yaml
+from iolaus.sweep import jobs
 
 TASKS = {"class": "classification", "real": "regression"}
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
@@ -57,24 +58,10 @@ def less(whole: int | None, part: int) -> int:
     return max((whole or 0) - part, 1)
 
 
-def varied(overrides: list[str]) -> str:
-    """What tells a job from the others of its sweep, for its folder's name: the overrides that the command does not fix.
-
-    Keys are told by their last parts where these differ: lr-0.1, and not optim.lr-0.1.
-    """
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    fixed = {o.key_or_group for o in OverridesParser.create().parse_overrides(words) if not o.is_sweep_override()}
-    pairs = [o.lstrip("+~").partition("=") for o in overrides]
-    told = [(key.rpartition(".")[2], key, value) for key, _, value in pairs if key not in fixed]
-    short = [name for name, _, _ in told]
-    return "_".join(f"{slug(name if short.count(name) == 1 else key)}-{slug(value)}" for name, key, value in told)
-
-
 quick_yaml()
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("less", less, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
-OmegaConf.register_new_resolver("varied", varied, replace=True)
 
 
 def launch(main: Callable[[DictConfig], Any]) -> None:
@@ -106,7 +93,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             sys.exit(130)
 
     try:
-        sys.argv = _friendly(sys.argv)
+        sys.argv = _going_on(_friendly(_begun(sys.argv)))
         if (earlier := _earlier(sys.argv)) is not None:
             resume(*earlier)
             return
@@ -157,8 +144,33 @@ def _friendly(argv: list[str]) -> list[str]:
                 raise UserError("output_dir: must name a folder, as in output_dir=outputs/my_run")
             if (Path(folder) / "config.yaml").exists():
                 raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
+            if (Path(folder) / jobs.PLAN).exists() and jobs.read_plan(Path(folder)).get("words") != jobs.typed:
+                raise UserError(
+                    f"output_dir: {folder} holds another sweep; choose another folder, or go on with it: resume={folder}"
+                )
             words[i] = f'{place}="{folder}"'  # quoted: paths may hold what Hydra's grammar gives a meaning
     return words
+
+
+def _begun(argv: list[str]) -> list[str]:
+    """The words of the command; of `resume=SWEEP` those that the sweep was begun with, in its folder."""
+    named = [word.removeprefix("resume=").strip("'\"") for word in argv[1:] if word.startswith("resume=")]
+    if not named or not (Path(named[-1]) / jobs.PLAN).exists():
+        jobs.typed[:] = argv[1:]
+        return argv
+    if len(argv) > 2:
+        raise UserError(f"resume={named[-1]}: a sweep goes on as it was begun, without other settings")
+    _, jobs.typed[:], _ = jobs.begun_command(Path(named[-1]))
+    return [argv[0], *(word for word in jobs.typed if not word.startswith("output_dir=")), f"output_dir={named[-1]}"]
+
+
+def _going_on(argv: list[str]) -> list[str]:
+    """The words of a sweep, with the folder of an earlier one that the same words began and that has jobs left to do."""
+    is_placed = any(word.startswith("hydra.sweep.dir=") for word in argv)
+    if is_placed or not {"-m", "--multirun"} & set(argv) or (folder := jobs.unfinished(jobs.typed)) is None:
+        return argv
+    print(f"going on with {folder}, which the same words began")
+    return [*argv, f'hydra.sweep.dir="{folder}"']
 
 
 def check_job(config: DictConfig) -> None:
@@ -203,7 +215,7 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
             )
         for overrides in _jobs(arguments, Composer(name, extra)):
             try:
-                told.add(tuple(_settle_job(Composer(name, extra), overrides, arguments.multirun)))
+                told.add(tuple(_settle_job(Composer(name, extra), overrides, is_sweep=arguments.multirun)))
             except ConfigError as error:
                 problems += error.problems
         if problems:
@@ -230,7 +242,7 @@ def _swept(overrides: list[str], composer: "Composer") -> list[str]:
 
 
 def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]]:
-    """The overrides of each job; for a sweep by another sweeper than Hydra's own only those that do not vary."""
+    """The overrides of each job; of a search those that cover its space; for a sweeper of others only what does not vary."""
     if not arguments.multirun:
         return [arguments.overrides]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -240,22 +252,31 @@ def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]
         raise ConfigError([unreadable(error.override)]) from None
     if problems := list(_ambiguous(parsed)):
         raise ConfigError(problems)
-    fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-    if any(o.key_or_group == "hydra/sweeper" for o in parsed) or not _is_grid(arguments.overrides, composer):
-        return [fixed]
-    jobs = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
-    if not jobs:
-        _settle_job(composer, fixed, is_sweep=True)  # a wrong number of folds, perhaps
-        raise UserError("-m: there is nothing to run, a range of the sweep is empty")
-    if len(jobs) <= MOST_JOBS:
-        return jobs
+    if any(o.key_or_group in ("sweep", "hydra/sweeper") and o.value() == "optuna" for o in parsed):
+        from iolaus.sweep.search import covering
+
+        conditions: Any = {}
+        with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):  # which are told below
+            plain_words = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+            conditions = OmegaConf.to_container(composer(plain_words, hydra=True).hydra.sweeper.conditions)
+        return list(covering(parsed, conditions))
+    if any(o.key_or_group == "hydra/sweeper" and o.value() not in ("grid", "basic") for o in parsed):
+        return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
+    for override in parsed:
+        if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
+            fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override() and o.input_line]
+            _settle_job(composer, fixed, is_sweep=True)  # a wrong number of folds, perhaps
+            raise ConfigError([f"{override.key_or_group}: {override.input_line.partition('=')[2]} has no value"])  # type: ignore[union-attr]
+    found = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    if len(found) <= MOST_JOBS:
+        return found
     seen: set[str] = set()
-    covering = []
-    for job in jobs:
+    chosen = []
+    for job in found:
         if not seen.issuperset(job):
             seen.update(job)
-            covering.append(job)
-    return covering
+            chosen.append(job)
+    return chosen
 
 
 def _ambiguous(overrides: list[Override]) -> Iterator[str]:
@@ -263,16 +284,8 @@ def _ambiguous(overrides: list[Override]) -> Iterator[str]:
     swept = {o.key_or_group: o.input_line for o in overrides if o.is_sweep_override()}
     if "sweep" in swept:
         yield f"{swept['sweep']}: choose one, and run the others apart"
-    if "data.folds" in swept and any(o.key_or_group == "sweep" for o in overrides):
+    if "data.folds" in swept and any(o.key_or_group == "sweep" and o.value() == "kfold" for o in overrides):
         yield f"{swept['data.folds']}: must be one number, as the sweep makes a job of each of that many parts"
-
-
-def _is_grid(overrides: list[str], composer: "Composer") -> bool:
-    """Whether the chosen sweep, if any, leaves the jobs to Hydra's own sweeper: all combinations."""
-    chosen = [o for o in overrides if o.startswith("sweep=")]
-    with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
-        return not chosen or str(composer(chosen, hydra=True).hydra.sweeper["_target_"]).endswith(".BasicSweeper")
-    return True  # an option that is not there is told with the jobs
 
 
 @dataclass(frozen=True)
@@ -287,13 +300,51 @@ class Composer:
         return compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra)
 
 
-def _settle_job(composer: Composer, overrides: list[str], is_sweep: bool) -> list[str]:
+def composed(overrides: list[str], conf: Path) -> DictConfig:
+    """The checked settings of one job, for commands that train nothing; data files must be there only where they are needed.
+
+    Args:
+        overrides: as train.py takes them.
+        conf: the folder of the options.
+
+    Raises:
+        ConfigError: with every problem found.
+        UserError: for options that cannot be composed at all.
+    """
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            composer = Composer("config", [])
+            told = _settle_job(composer, overrides, needs_data)
+            config, _ = _compose(composer, [*overrides, *told])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{conf}: {str(error).splitlines()[0]}") from error
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        name = config.name  # which Hydra knows
+        config.pop("hydra")
+        config.update({"output_dir": "outputs", "name": name})
+    return config
+
+
+def needs_data(config: DictConfig) -> bool:
+    """Whether only the data files tell what a batch looks like, or how large the model is."""
+    raw = plain(config, resolve=False)
+    data = raw["data"]
+    read = {fact for group in GROUPS - {"data"} for fact in re.findall(r"\$\{data\.(\w+)", str(raw.get(group)))}
+    unknown = {fact for fact in read | {"input_shape", "batch_size"} if data.get(fact) is None}
+    return bool(unknown - {"class_names", "class_weights"} or data.get("transforms"))
+
+
+def _settle_job(
+    composer: Composer,
+    overrides: list[str],
+    reads_data: Callable[[DictConfig], bool] = lambda _: True,
+    is_sweep: bool = False,
+) -> list[str]:
     """Compose and check one job; the overrides to add where its data file had to tell them."""
     config, problems = _compose(composer, overrides)
-    chosen, params = _choices(config.hydra).get("sweep"), config.hydra.sweeper.get("params") or {}
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}  # one of its jobs says them all
-    if chosen is not None and not is_sweep and not given.issuperset(params):
-        problems.append(f"sweep={chosen}: is several runs; add -m, as in python train.py -m sweep={chosen}")
+    if not is_sweep:
+        problems += _several_runs(config, overrides)
     told = [] if problems else _told(config)
     if told:
         config, problems = _compose(composer, [*overrides, *told])
@@ -305,12 +356,21 @@ def _settle_job(composer: Composer, overrides: list[str], is_sweep: bool) -> lis
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
     try:
-        check(config, choices, folders)
+        check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
     return told
+
+
+def _several_runs(config: DictConfig, overrides: list[str]) -> list[str]:
+    """The problem of a sweep that is asked for without -m; one of its jobs says a value for all that it varies."""
+    chosen, params = _choices(config.hydra).get("sweep"), config.hydra.sweeper.get("params") or {}
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if chosen in (None, "grid") or given.issuperset(params):
+        return []
+    return [f"sweep={chosen}: is several runs; add -m, as in python train.py -m sweep={chosen}"]
 
 
 def _told(config: DictConfig) -> list[str]:

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in a setting, a file or a command; its text names the key, what was received and what to do."""
 
 
+class Pruned(Exception):
+    """The end of a trial that promises little, which is no failure; its text says when and why."""
+
+
 MOST_LINES = 8  # of one message
 
 

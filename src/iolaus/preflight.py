@@ -105,6 +105,8 @@ def _try(run: Run, batch: list[Any]) -> None:
 def _estimated(run: Run, batch: list[Any]) -> torch.Tensor:
     """The loss with an estimated gradient, in the run's precision."""
     task = run.task
+    if run.config["model"].get("activation_checkpointing", "none") != "none":
+        log.warning("model.activation_checkpointing: has no effect, this gradient keeps nothing of the forward pass")
     name = run.config["gradient"]["_target_"].rpartition(".")[2]
     with (
         _told(

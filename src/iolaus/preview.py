@@ -79,10 +79,10 @@ def preview(run: Run, folder: Path) -> str:
         run: whose weights, modes and random state are left as they are.
         folder: for model.txt, graph.svg and figures/schedule.png.
     """
-    table = summarize(run.task.model, *run.task.example(1))
+    table = summarize(run.task.model, *run.task.example(1)[:-1])
     (folder / "model.txt").write_text(table, encoding="utf-8")
     drawn = [
-        *draw(run.task.model, run.task.example(2), folder),
+        *draw(run.task.model, run.task.example(2)[:-1], folder),
         *draw_schedule(run, folder),
         *draw_inputs(run, folder),
     ]

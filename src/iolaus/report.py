@@ -27,7 +27,7 @@ from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point,
 from iolaus.check import plain
 from iolaus.checkpoint import PARTIAL
 from iolaus.divergence import Diverged
-from iolaus.errors import UserError
+from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
 from iolaus.init_from import take_weights
 from iolaus.logger.tensorboard import TensorBoard
@@ -185,16 +185,18 @@ class Report:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         requests.patience = "the report is being written"
         stopped = isinstance(error, KeyboardInterrupt | Stopped)
-        status = "completed" if error is None else "interrupted" if stopped else "failed"
-        if error is not None and not stopped and not isinstance(error, UserError):
+        pruned = isinstance(error, Pruned)
+        status = "completed" if error is None else "interrupted" if stopped else "pruned" if pruned else "failed"
+        if error is not None and status == "failed" and not isinstance(error, UserError):
             log.debug("", exc_info=(type(error), error, traceback))
         results = self._results(status, error)
         if not self.config.trainer.fast_dev_run:
             self._write_results(status, error)
-            shown = [] if stopped else self._draw(results)  # whoever stops a run does not wait for pictures
+            # whoever stops a run does not wait for pictures
+            shown = [] if stopped or pruned else self._draw(results)
             write_text(self.folder / "report.md", _markdown(results, shown, self._settings()))
         if status != "failed":
             log.info("%s", self._closing_words(results))
@@ -203,6 +205,7 @@ class Report:
         requests.reinstall(self._handlers)
         Path(self._claim.name).unlink(missing_ok=True)
         self._claim.close()
+        return pruned
 
     def _write_results(self, status: str, error: BaseException | None) -> None:
         text = json.dumps(self._results(status, error), indent=2, allow_nan=True)
@@ -365,6 +368,8 @@ def _told(error: BaseException | None) -> str | None:
     """An error as a line of the results."""
     if isinstance(error, Stopped):
         return f"stopped by {error.signal.name}"
+    if isinstance(error, Pruned):
+        return str(error)
     return None if error is None else f"{type(error).__name__}: {error}"
 
 

@@ -133,6 +133,7 @@ UNLIMITED = {"max_epochs", "max_steps", "devices"}  # -1 stands for no limit
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "objective.mode": ("min", "max"),
+    "model.activation_checkpointing": ("none", "full", "attention", "selective", "matmuls"),
     "scheduler._interval_": ("epoch", "step"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "trainer.precision": (

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iolaus import random_state
+from iolaus.model.layers.checkpointing import plain_blocks
 
 
 @contextmanager
@@ -60,6 +61,7 @@ def twice_differentiable(module: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(plain_blocks())
         if any(isinstance(part, nn.RNNBase) for part in module.modules()):
             cudnn = torch.backends.cudnn
             kept = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic, "allow_tf32": cudnn.allow_tf32}

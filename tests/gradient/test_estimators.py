@@ -18,6 +18,7 @@ from iolaus.gradient.forward import Forward
 from iolaus.gradient.reverse import Reverse
 from iolaus.gradient.spsa import SPSA
 from iolaus.gradient.two_point import TwoPoint
+from iolaus.study.base import Function
 
 NETWORKS = {
     "mlp": lambda: nn.Sequential(nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 10)),
@@ -354,3 +355,18 @@ def test_a_loss_without_a_derivative(batch):
         estimator(module, step, batch, (number, 0))[0].backward()
         optimizer.step()
     assert step(batch)[0] < first - 0.2
+
+
+@pytest.mark.parametrize(
+    ("function", "size", "derivative"),
+    [(lambda x: (x + 2).mean(), 5, 0.2), (lambda x: (2 * (x + 5) ** 2).mean(), 4, 6.0)],
+    ids=["mean(x + 2)", "mean(2 (x + 5)^2)"],
+)
+@pytest.mark.parametrize(
+    "estimator", [Reverse(), FiniteDifference(), Forward(2000, chunk_size=2000)], ids=lambda e: type(e).__name__
+)
+def test_small_figures(estimator, function, size, derivative):
+    """At ones: 0.2 each and 6 each; by 2,000 tangents within five standard errors."""
+    found = Function(function, torch.ones(size, dtype=torch.float64)).gradient(estimator)
+    within = 5 * derivative * math.sqrt((size + 1) / 2000) if isinstance(estimator, Forward) else 1e-8
+    assert (found - derivative).abs().max() < within

@@ -18,7 +18,7 @@ CHOICES = {"data": "digits", "model": "mlp", "optim": "adam", "callbacks": ["def
 def job(sweep, number, overrides, value=None, status="completed", monitor="loss/val", mode="min", **more):
     """A run's folder; its settings follow from the overrides. `status` None: no results.json; "absent": nothing at all."""
     folder = sweep / f"{number}_job"
-    entry = {"number": number, "overrides": list(overrides), "folder": str(folder)}
+    entry = {"number": number, "overrides": list(overrides), "folder": folder.name}
     if status == "absent":
         return entry
     folder.mkdir(parents=True)
@@ -59,5 +59,7 @@ def job(sweep, number, overrides, value=None, status="completed", monitor="loss/
 
 def sweep_file(sweep, jobs, command="python train.py -m optim.lr=1,2"):
     """sweep.yaml as the launcher writes it."""
-    text = yaml.safe_dump({"command": command, "overrides": command.split()[3:], "jobs": jobs})
+    _, script, *words = command.split()
+    plan = {"words": words, "script": f"/somewhere/{script}", "directory": "/somewhere", "trials": None, "jobs": jobs}
+    text = yaml.safe_dump(plan)
     (sweep / "sweep.yaml").write_text(text)

@@ -68,6 +68,7 @@ def test_jobs_that_came_to_nothing_stand_last(sweep):
         job(sweep, 8, ["optim.lr=8"], status="running"),
         job(sweep, 9, ["optim.lr=9"], 0.2, status="interrupted", error="stopped by SIGTERM"),
         job(sweep, 10, ["optim.lr=10"], None),
+        job(sweep, 11, ["optim.lr=11"], status="interrupted", error="killed by signal 9 (out of memory?)"),
     ]
     sweep_file(sweep, kinds)
     lock = sweep / "8_job" / ".lock"
@@ -80,8 +81,8 @@ def test_jobs_that_came_to_nothing_stand_last(sweep):
         board = leaderboard(sweep)
     finally:
         training.communicate(b"\n")
-    assert numbers(board) == [6, 2, 5, 10, 8, 9, 4, 0, 3, 7, 1]
-    states = ["completed"] * 4 + ["running", "interrupted", "pruned", "failed", "killed", "killed", "missing"]
+    assert numbers(board) == [6, 2, 5, 10, 8, 9, 4, 0, 3, 7, 11, 1]
+    states = ["completed"] * 4 + ["running", "interrupted", "pruned", "failed", *["killed"] * 3, "missing"]
     assert [row.state for row in board.rows] == states
     assert board.counts == {
         "completed": 4,
@@ -89,7 +90,7 @@ def test_jobs_that_came_to_nothing_stand_last(sweep):
         "interrupted": 1,
         "pruned": 1,
         "failed": 1,
-        "killed": 2,
+        "killed": 3,
         "missing": 1,
     }
     errors = {row.number: row.error for row in board.rows}
@@ -99,7 +100,7 @@ def test_jobs_that_came_to_nothing_stand_last(sweep):
     assert errors[9] == "stopped by SIGTERM"
     assert board.rows[-1].settings == {"optim.lr": 1}  # of its override, as it has no settings
     assert [row.number for row in board.ranked] == [6, 2]
-    assert leaderboard(sweep).counts["killed"] == 3  # once its process is gone
+    assert leaderboard(sweep).counts["killed"] == 4  # once its process is gone
 
 
 def test_the_largest_is_best_where_the_objective_says_so(sweep):

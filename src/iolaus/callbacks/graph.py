@@ -40,7 +40,7 @@ class Graph(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        inputs = pl_module.example(2)  # type: ignore[operator]
+        inputs = pl_module.example(2)[:-1]  # type: ignore[operator]
         model: nn.Module = pl_module.model  # type: ignore[assignment]
         draw(model, inputs, Path(self.output_dir), self.depth)
         for logger in trainer.loggers:

@@ -24,7 +24,7 @@ class Summary(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            text = summarize(pl_module.model, *pl_module.example(1))  # type: ignore[arg-type, operator]
+            text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
             Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
 
 

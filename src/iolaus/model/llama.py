@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from iolaus.model.layers.checkpointing import Policy, checkpoint_blocks
+
 
 class Llama(nn.Module):
     """Token embedding, blocks of causal attention and a gated feed-forward part, a last norm, logits of the next token.
@@ -23,6 +25,7 @@ class Llama(nn.Module):
         rotary_base: of the rotations' wavelengths.
         norm_eps: added to the mean square.
         tied: whether the output layer shares the embedding's weights.
+        activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
 
     Shape:
         input: (B, T) int64 tokens; output: (B, T, vocab_size) logits.
@@ -43,6 +46,7 @@ class Llama(nn.Module):
         rotary_base: float = 10000.0,
         norm_eps: float = 1e-5,
         tied: bool = True,
+        activation_checkpointing: Policy = "none",
     ):
         super().__init__()
         if hidden_dim % num_heads or (hidden_dim // num_heads) % 2:
@@ -71,6 +75,7 @@ class Llama(nn.Module):
                 )  # so that the sum does not grow with the blocks
         if tied:
             self.head.weight = self.embedding.weight
+        checkpoint_blocks(self, activation_checkpointing)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of each next token."""

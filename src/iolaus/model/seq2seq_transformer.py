@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from iolaus.model.layers.checkpointing import Policy, checkpoint_blocks
+
 Memory = tuple[torch.Tensor, torch.Tensor]  # states (B, S, D), where sources are (B, S)
 
 
@@ -20,6 +22,7 @@ class Seq2SeqTransformer(nn.Module):
         feedforward_dim: width inside the layers.
         dropout: in the layers and of the embeddings.
         pad: token that fills sources up.
+        activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
 
     Shape:
         sources: (B, S) int64, padded at their ends; tokens: (B, L) int64, what is known of the targets; output: (B, L, vocab_size).
@@ -37,6 +40,7 @@ class Seq2SeqTransformer(nn.Module):
         feedforward_dim: int = 128,
         dropout: float = 0.1,
         pad: int = 0,
+        activation_checkpointing: Policy = "none",
     ):
         super().__init__()
         if hidden_dim % num_heads or hidden_dim % 2:
@@ -55,6 +59,7 @@ class Seq2SeqTransformer(nn.Module):
         self.decoder_norm = nn.LayerNorm(hidden_dim)
         self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
+        checkpoint_blocks(self, activation_checkpointing)
 
     def forward(self, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of each next token."""

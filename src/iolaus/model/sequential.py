@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from iolaus.errors import did_you_mean
+from iolaus.model.layers.checkpointing import Policy, checkpoint_blocks
 
 # Arguments that are read off the shape that arrives, by the dimension they are the size of.
 INFERRED = {
@@ -47,6 +48,7 @@ class Sequential(nn.Module):
         input_shape: shape of one input.
         output_dim: number of outputs.
         head: whether Flatten and Linear to `output_dim` are added, where the layers end in another shape.
+        activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
 
     Shape:
         input: (B, *input_shape); output: (B, output_dim).
@@ -55,12 +57,20 @@ class Sequential(nn.Module):
         ValueError: for a wrong layer, argument or shape, with its position, and the shape that arrived there.
     """
 
-    def __init__(self, layers: list[Any], input_shape: Many[int], output_dim: int, head: bool = True):
+    def __init__(
+        self,
+        layers: list[Any],
+        input_shape: Many[int],
+        output_dim: int,
+        head: bool = True,
+        activation_checkpointing: Policy = "none",
+    ):
         super().__init__()
         self.layers, sample = _row(layers, torch.zeros(2, *input_shape), "layers")
         if head and tuple(sample.shape) != (2, output_dim):
             self.layers.append(nn.Flatten())
             self.layers.append(nn.Linear(sample[0].numel(), output_dim))
+        checkpoint_blocks(self, activation_checkpointing)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The last layer's output."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from iolaus.errors import did_you_mean
+from iolaus.model.layers.checkpointing import Policy, checkpoint_blocks
 
 
 class TorchvisionModel(nn.Module):
@@ -21,6 +22,7 @@ class TorchvisionModel(nn.Module):
         pretrained: name of torchvision's weights, such as DEFAULT or IMAGENET1K_V1, which are downloaded once; None: none.
         small_images: for images of about 32 pixels: the first convolution of a ResNet becomes 3 x 3 without stride, its first
             pooling is left out. He and others, https://arxiv.org/abs/1512.03385, section 4.2.
+        activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
 
     Shape:
         input: (B, C, H, W); output: (B, output_dim).
@@ -36,6 +38,7 @@ class TorchvisionModel(nn.Module):
         output_dim: int,
         pretrained: str | None = None,
         small_images: bool = False,
+        activation_checkpointing: Policy = "none",
     ):
         super().__init__()
         from torchvision import models
@@ -67,6 +70,7 @@ class TorchvisionModel(nn.Module):
             stem = self.network.conv1
             self.network.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
             self.network.maxpool = nn.Identity()
+        checkpoint_blocks(self, activation_checkpointing)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores of each output."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from iolaus.model.layers.checkpointing import Policy, checkpoint_blocks
 from iolaus.model.layers.sequence import as_sequence, sequence_shape
 
 
@@ -22,6 +23,7 @@ class Transformer(nn.Module):
         feedforward_dim: width inside the layers.
         dropout: in the layers.
         activation: relu or gelu.
+        activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
 
     Shape:
         input: (B, C, H, W), (B, T, D) or (B, F); output: (B, output_dim).
@@ -40,6 +42,7 @@ class Transformer(nn.Module):
         feedforward_dim: int = 128,
         dropout: float = 0.1,
         activation: str = "gelu",
+        activation_checkpointing: Policy = "none",
     ):
         super().__init__()
         if hidden_dim % num_heads:
@@ -55,6 +58,7 @@ class Transformer(nn.Module):
         ]
         self.encoder = nn.Sequential(*layers, nn.LayerNorm(hidden_dim))
         self.head = nn.Linear(hidden_dim, output_dim)
+        checkpoint_blocks(self, activation_checkpointing)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores of each output."""

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import os
 import re
 import shlex
 import statistics
@@ -144,7 +145,7 @@ class Leaderboard:
         """The command that runs a job's settings again: of folds on all training rows, and alone."""
         left_out = {"sweep", *(("data.fold", "data.folds") if "data.fold" in self.keys else ())}
         words = [o for o in row.overrides if _key(o) not in left_out and not o.startswith("hydra")]
-        return shlex.join([*self.program.split(), *words])
+        return " ".join([self.program, *map(shlex.quote, words)])
 
 
 def leaderboard(folder: Path) -> Leaderboard:
@@ -165,8 +166,8 @@ def leaderboard(folder: Path) -> Leaderboard:
     ]
     monitor, mode = _common_objective([results for _, results, _ in read])
     rows.sort(key=lambda row: _place(row, monitor, mode))
-    commands = [sweep.get("command"), *(results.get("command") for _, results, _ in read)]
-    board = Leaderboard(folder, _program(commands), monitor, mode, keys, rows)
+    program = _program(sweep, [results for _, results, _ in read])
+    board = Leaderboard(folder, program, monitor, mode, keys, rows)
     return replace(board, repeats=_repeats(board), notes=list(_notes(board)))
 
 
@@ -373,6 +374,8 @@ def _numbers(values: Any) -> dict[str, float]:
 
 def _state(folder: Path, results: dict[str, Any]) -> str:
     status = results.get("status")
+    if status == "interrupted" and str(results.get("error")).startswith("killed"):
+        return "killed"  # as its launcher noted
     if status in STATES and status != "running":
         return str(status)
     if _is_held(folder / ".lock"):
@@ -425,9 +428,12 @@ def _place(row: Row, monitor: str | None, mode: str) -> tuple[int, float, int]:
     return STATES.index(row.state), 0.0, row.number
 
 
-def _program(commands: Sequence[Any]) -> str:
-    """How the command of the sweep begins."""
-    for command in commands:
+def _program(sweep: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
+    """How the command of the sweep begins: with the script that it was begun by, or as the runs tell it."""
+    if isinstance(script := sweep.get("script"), str):
+        directory = str(sweep.get("directory") or "")
+        return f"python {shlex.quote(script.removeprefix(directory + os.sep))}"
+    for command in (sweep.get("command"), *(found.get("command") for found in results)):
         with_script = re.match(r"python[\d.]* \S+\.py(?= |$)", command) if isinstance(command, str) else None
         if with_script:
             return with_script[0]

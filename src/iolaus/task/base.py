@@ -86,7 +86,7 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
-        """Inputs that the model takes for n samples, all zero, for summaries and drawings."""
+        """A batch of n samples without content, inputs and then the target, for summaries, drawings and the count of memory."""
 
     def show(self, data: Any) -> dict[str, Exhibit]:
         """What there is to look at after the test, by name; `data` is the data module. Whatever is drawn at random is keyed by its seed."""

@@ -66,7 +66,8 @@ class LanguageModeling(Task):
         return target.numel()
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
-        return (torch.zeros(n, *self.input_shape, dtype=torch.int64, device=self.device),)
+        tokens = torch.zeros(n, *self.input_shape, dtype=torch.int64, device=self.device)
+        return tokens, tokens.clone()
 
     def show(self, data: Any) -> dict[str, Exhibit]:
         """Samples that go on from the prompt, and the loss at each position of a window: what a longer context is worth."""

@@ -52,9 +52,9 @@ class Ranking(Task):
         return scores.flatten(), target.flatten().long(), {"indexes": queries.flatten()}
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
-        """A user and an item each."""
+        """A user and an item each, which was clicked."""
         users = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return users, users[:, None]
+        return users, users[:, None], torch.ones(n, 1, device=self.device)
 
     def show(self, data: Any) -> dict[str, Exhibit]:
         """Recommendations for some users of the test, and hit rates at every length of the list beside what needs no model."""

@@ -67,7 +67,8 @@ class Scaling(Task):
         return output * self.scale
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
-        return (torch.zeros(n, dtype=torch.int64, device=self.device),) * 2
+        point = torch.zeros(n, dtype=torch.int64, device=self.device)
+        return point, point, torch.zeros(n, device=self.device)
 
     # the path of the map
 

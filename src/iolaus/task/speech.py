@@ -80,9 +80,10 @@ class Speech(Task):
         return self.to_preds(output), self.texts(target), {}
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
-        """A second of silence."""
+        """A second of silence each, heard as one character."""
         samples = torch.zeros(n, self.rate_hz, dtype=torch.int16, device=self.device)
-        return samples, torch.full((n,), self.rate_hz, device=self.device)
+        tokens = torch.ones(n, 1, dtype=torch.int64, device=self.device)
+        return samples, torch.full((n,), self.rate_hz, device=self.device), tokens
 
     def show(self, data: Any) -> dict[str, Exhibit]:
         """Spectrogram, transcript and sound of some test clips, and all transcripts beside what was said, worst first."""

@@ -47,9 +47,12 @@ class Supervised(Task):
         return self.model(self.standardize_input(inputs))
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
-        """Zeros, (n, *input_shape)."""
+        """Zeros, (n, *input_shape), and classes 0 or amounts 0."""
         dtype = next((p.dtype for p in self.parameters()), None)
-        return (torch.zeros(n, *self.input_shape, device=self.device, dtype=dtype),)
+        inputs = torch.zeros(n, *self.input_shape, device=self.device, dtype=dtype)
+        if self.target_kind == "class":
+            return inputs, torch.zeros(n, dtype=torch.int64, device=self.device)
+        return inputs, torch.zeros(n, self.output_dim, device=self.device, dtype=dtype)
 
     def step(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs, target = batch

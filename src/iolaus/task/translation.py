@@ -69,7 +69,7 @@ class Translation(Task):
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
         source = torch.full((n, 2), EOS, device=self.device)
-        return source, torch.full((n, 1), BOS, device=self.device)
+        return source, torch.full((n, 1), BOS, device=self.device), torch.full((n, 1), EOS, device=self.device)
 
     @torch.no_grad()
     def translate(self, source: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,54 @@
+"""The end of a sweep, also of one that was stopped: what its jobs came to."""
+
+import logging
+import os
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from iolaus.errors import UserError
+from iolaus.sweep.jobs import DONE, is_left, jobs_of
+
+log = logging.getLogger("iolaus")
+
+
+def finish(config: DictConfig) -> bool:
+    """Report a sweep; whether a job of it is not done."""
+    folder = Path(config.hydra.sweep.dir)
+    jobs = jobs_of(folder)
+    counts = Counter(job.state for job in jobs)
+    log.info("%s", ", ".join(f"{count} {state}" for state, count in counts.items()))
+    if is_left(folder):
+        log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
+    return any(job.state not in DONE for job in jobs)
+
+
+def searched(config: DictConfig, context: Any, options: dict[str, Any], words: list[str]) -> Any:
+    """A search from its beginning, or where it was left, to its report; the study.
+
+    Raises:
+        UserError: for jobs that are started in another way than by processes, or options that are not there.
+    """
+    from iolaus.sweep.launcher import Sweep
+    from iolaus.sweep.search import Search
+
+    launcher: dict[str, Any] = OmegaConf.to_container(config.hydra.launcher, resolve=True)  # type: ignore[assignment]
+    if not str(launcher.pop("_target_")).endswith(".Processes"):
+        raise UserError("sweep=optuna: its trials are run by hydra/launcher=process; leave hydra/launcher out")
+    plain: dict[str, Any] = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()}
+    words = [f"{key}={value}" for key, value in (plain.get("params") or {}).items() if not _given(key, words)] + words
+    try:
+        with Sweep(config, context, **launcher) as sweep:
+            study = Search(sweep, plain, config.objective.monitor, config.objective.mode).run(words)
+    finally:
+        failed = finish(config)
+    if failed:
+        raise SystemExit(1)
+    return study
+
+
+def _given(key: str, words: list[str]) -> bool:
+    return any(word.startswith(f"{key}=") for word in words)

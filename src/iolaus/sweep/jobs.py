@@ -1,0 +1,195 @@
+"""The jobs of a sweep: their folders, what became of them, and what is left to do."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from iolaus.errors import UserError
+from iolaus.runs import read_results
+
+PLAN = "sweep.yaml"  # what was asked for, and the jobs
+LOG = "job.log"  # what a job wrote to its terminal
+EARLIER = "earlier"  # folders of failed jobs that are run again
+DONE = ("completed", "pruned")
+SWEEPS = Path("outputs/sweeps")  # where sweeps are that were given no folder
+
+typed: list[str] = []  # the command's words before anything was added to them; whoever reads the command line sets it
+
+
+@dataclass
+class Job:
+    """One job of a sweep.
+
+    Args:
+        number: within the sweep.
+        overrides: the settings it has, in Hydra's grammar.
+        folder: its run's.
+        varying: the settings that tell it from others.
+        environment: variables that it gets besides those of this process.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: Path
+    varying: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    state: str = "waiting"  # then running, and at last completed, pruned, interrupted or failed
+    value: float | None = None  # of the objective
+    error: str | None = None
+
+    def look(self) -> None:
+        """Take over what the run in its folder came to."""
+        results = read_results(self.folder)
+        status = results.get("status")
+        if status == "running":
+            self.state = "running elsewhere" if _is_held(self.folder) else "interrupted"
+        elif status:
+            self.state = str(status)
+        self.value = (results.get("objective") or {}).get("value")
+        self.error = results.get("error")
+
+    def end(self, code: int) -> None:
+        """Take over what its process ended with; what the run did not come to say is said in its results."""
+        self.look()
+        if code == 0 and self.state in DONE:
+            return
+        if code < 0:
+            self.error = f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
+            self.state = "interrupted"
+            self._note()
+        elif self.state not in ("failed", "interrupted"):
+            self.error, self.state = self.error or self._last_line() or f"exit code {code}", "failed"
+            self._note()
+
+    def is_resumable(self) -> bool:
+        """Whether it can go on from a resume point."""
+        return self.state == "interrupted" and (self.folder / "checkpoints" / "last.ckpt").exists()
+
+    def make_room(self) -> None:
+        """Move what an earlier try left out of the way, to be looked at."""
+        if not self.folder.exists():
+            return
+        place = self.folder.parent / EARLIER
+        place.mkdir(exist_ok=True)
+        number = sum(1 for _ in place.glob(f"{self.folder.name}.*"))
+        shutil.move(self.folder, place / f"{self.folder.name}.{number}")
+
+    def progress(self) -> tuple[int | None, float | None]:
+        """The last epoch that was logged, and the objective then."""
+        try:
+            rows = (self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+            monitor = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))["objective"]["monitor"]
+            values = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+            return int(values["epoch"]), float(values[monitor]) if values.get(monitor) else None
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            return None, None  # it is just being written, or has not begun
+
+    def _note(self) -> None:
+        results = (
+            {"overrides": self.overrides} | read_results(self.folder) | {"status": self.state, "error": self.error}
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / ".results.partial"
+        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.folder / "results.json")
+
+    def _last_line(self) -> str:
+        try:
+            lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def write_plan(
+    folder: Path, words: Sequence[str], script: Path, jobs: Sequence[Job], trials: int | None = None
+) -> None:
+    """Write what the sweep is made of; jobs that are known already and not among these stay.
+
+    Args:
+        folder: the sweep's.
+        words: of the command, as they were typed.
+        script: that was called.
+        jobs: that are known.
+        trials: of a search, how many there will be.
+    """
+    known = {entry["number"]: entry for entry in read_plan(folder).get("jobs", [])}
+    known |= {j.number: {"number": j.number, "overrides": j.overrides, "folder": j.folder.name} for j in jobs}
+    plan = {
+        "words": list(words),
+        "script": str(script),
+        "directory": os.getcwd(),
+        "trials": trials,
+        "jobs": [known[number] for number in sorted(known)],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{PLAN}.partial"
+    partial.write_text(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(partial, folder / PLAN)
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What `write_plan` wrote; empty where the folder is no sweep's."""
+    try:
+        plan = yaml.safe_load((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def jobs_of(folder: Path) -> list[Job]:
+    """The jobs of a sweep, as they are now."""
+    jobs = [Job(e["number"], list(e["overrides"]), folder / e["folder"]) for e in read_plan(folder).get("jobs", [])]
+    for job in jobs:
+        job.look()
+    return jobs
+
+
+def unfinished(words: Sequence[str]) -> Path | None:
+    """The newest sweep that the same words began, where it has jobs left to do."""
+    for plan in sorted(SWEEPS.glob(f"*/{PLAN}"), reverse=True):
+        known = read_plan(plan.parent)
+        if known.get("words") == list(words) and known.get("directory") == os.getcwd():
+            return plan.parent if is_left(plan.parent) else None
+    return None
+
+
+def is_left(folder: Path) -> bool:
+    """Whether a sweep has jobs that are not done; a search does not repeat what failed."""
+    trials = read_plan(folder).get("trials")
+    jobs = jobs_of(folder)
+    over = DONE if trials is None else (*DONE, "failed")
+    return any(job.state not in over for job in jobs) or len(jobs) < (trials or 0)
+
+
+def begun_command(folder: Path) -> tuple[Path, list[str], str]:
+    """The script, the words and the working directory that a sweep was begun with.
+
+    Raises:
+        UserError: where these are no longer there.
+    """
+    plan = read_plan(folder)
+    script = Path(str(plan.get("script")))
+    directory = str(plan.get("directory"))
+    if not script.is_file() or not Path(directory).is_dir():
+        raise UserError(f"{folder}: it was begun by {script} in {directory}, which is not there any more")
+    return script, [str(word) for word in plan.get("words", [])], directory
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process trains in a run's folder."""
+    try:
+        with (folder / ".lock").open("r+") as held:
+            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

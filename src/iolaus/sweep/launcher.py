@@ -1,0 +1,213 @@
+"""Jobs of a sweep side by side: those that are done are passed over, those that were stopped go on, what fails stops nothing."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, open_dict
+
+from iolaus.sweep.jobs import DONE, Job, typed, write_plan
+from iolaus.sweep.processes import Pool
+
+log = logging.getLogger("iolaus")
+
+OWN = ("hydra.sweep", "hydra.run", "hydra.launcher", "hydra.mode", "hydra/launcher", "hydra/sweeper")
+FLAGS = {"--config-name": 1, "-cn": 1, "--config-dir": 1, "-cd": 1, "--config-path": 1, "-cp": 1}
+DRAWN_S = 0.5  # between two drawings of the table
+
+
+class Sweep:
+    """A sweep's folder, its command, and the way its jobs are run; a context, at whose end processes end.
+
+    Args:
+        config: Hydra's, of the sweep.
+        context: Hydra's, which composes the jobs' settings.
+        options: of the pool; see iolaus.sweep.processes.Pool.
+    """
+
+    def __init__(self, config: DictConfig, context: Any, **options: Any):
+        self.config = config
+        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.script = Path(sys.argv[0]).absolute()
+        self.jobs: list[Job] = []
+        self.config_loader = context.config_loader
+        self._options = options
+        self._pool: Pool | None = None
+        self._flags = list(_flags(sys.argv[1:]))
+        self._hydra = [word for word in config.hydra.overrides.hydra if not word.startswith(OWN)]
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            if error is not None:
+                log.warning("stopping %d jobs, each with a resume point", len(self._pool.running))
+                self._pool.stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            self._pool.close()
+
+    def job(self, number: int, overrides: Sequence[str], varying: Sequence[str]) -> Job:
+        """A job by its settings, with the folder that Hydra would give it, as it was left.
+
+        Args:
+            number: within the sweep.
+            overrides: all of its settings.
+            varying: those that tell it from others, by which it is called.
+        """
+        config = self.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+            config.hydra.job.override_dirname = "_".join(word.replace("=", "-") for word in varying)
+        HydraConfig.instance().set_config(config)  # which the folder's name reads
+        job = Job(number, list(overrides), self.folder / str(config.hydra.sweep.subdir), list(varying))
+        if job.folder.exists():
+            job.look()
+        self.jobs.append(job)
+        return job
+
+    def plan(self, trials: int | None = None) -> None:
+        """Write what the sweep is made of; of a search also how many trials there will be."""
+        write_plan(self.folder, typed, self.script, self.jobs, trials)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Run those that are not done, as many at a time as there is room for; each is given back when it has ended."""
+        waiting = [job for job in jobs if job.state not in DONE]
+        if len(waiting) < len(jobs):
+            log.info("%d of %d jobs are done already", len(jobs) - len(waiting), len(jobs))
+        yield from (job for job in jobs if job.state in DONE)
+        with Display(self.jobs) as display:
+            while waiting or self.running:
+                while waiting and self.pool.has_room:
+                    self.start(waiting.pop(0))
+                yield from self.ended()
+                display.draw()
+
+    @property
+    def pool(self) -> Pool:
+        """The processes; they are started when the first is needed."""
+        if self._pool is None:
+            self._pool = Pool(self.script, **self._options)
+        return self._pool
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that are being run."""
+        return self._pool.running if self._pool is not None else []
+
+    def start(self, job: Job) -> None:
+        """Start a job, or let it go on."""
+        if job.state == "running elsewhere":
+            job.state, job.error = "failed", "another process is training in its folder"
+            return
+        if job.is_resumable():
+            allowed = [word for word in self.config.hydra.overrides.task if word.startswith("allow=")]
+            self.pool.start(job, [f"resume={job.folder}", *allowed])
+            return
+        job.make_room()
+        place = [f'hydra.run.dir="{job.folder}"', "hydra.mode=RUN", f"hydra.job.num={job.number}"]
+        self.pool.start(job, [*self._flags, *self._hydra, *job.overrides, *place])
+
+    def ended(self) -> list[Job]:
+        """Jobs that have ended meanwhile; waits a moment for one."""
+        return self.pool.ended() if self._pool is not None else []
+
+
+def launch(
+    config: DictConfig, context: Any, batch: Sequence[Sequence[str]], first: int, options: dict[str, Any]
+) -> list:
+    """Hydra's launcher: run a batch of jobs and give back what they returned; a job that failed returns None."""
+    with Sweep(config, context, **options) as sweep:
+        shared = set(batch[0]).intersection(*batch[1:]) if len(batch) > 1 else set()
+        jobs = [sweep.job(first + k, words, [w for w in words if w not in shared]) for k, words in enumerate(batch)]
+        sweep.plan()
+        for _ in sweep.run(jobs):
+            pass
+    returned = []
+    for job in jobs:
+        result = JobReturn(overrides=job.overrides, working_dir=str(job.folder), status=JobStatus.COMPLETED)
+        result.return_value = job.value if job.state in DONE else None
+        returned.append(result)
+    return returned
+
+
+class Display:
+    """The jobs as a table that is drawn anew on a terminal, or lines as they begin and end elsewhere."""
+
+    def __init__(self, jobs: list[Job]):
+        self.jobs = jobs
+        self._told: dict[int, str] = {}
+        self._drawn = 0.0
+        self._live: Any = None
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.draw(at_once=True)
+        if self._live is not None:
+            self._live.stop()
+
+    def draw(self, at_once: bool = False) -> None:
+        """Show what has changed; seldom enough to cost nothing."""
+        if not at_once and time.monotonic() - self._drawn < DRAWN_S:
+            return
+        self._drawn = time.monotonic()
+        for job in self.jobs:
+            if job.state != self._told.get(job.number) and job.state != "waiting":
+                self._told[job.number] = job.state
+                log.info("%s", _line(job))
+        if self._live is not None:
+            self._live.update(_table(self.jobs))
+
+
+def _line(job: Job) -> str:
+    """A job in a line: what it is when it begins, what it came to when it ends."""
+    if job.state == "running":
+        return f"#{job.number} {' '.join(job.varying)}"
+    value = f", objective {job.value:.6g}" if job.value is not None else ""
+    error = f": {job.error.splitlines()[0]}" if job.error else ""
+    return f"#{job.number} {job.state}{value}{error}"
+
+
+def _table(jobs: Sequence[Job]) -> Any:
+    from rich.table import Table
+
+    table = Table("job", "settings", "epoch", "objective", "state")
+    shown = [job for job in jobs if job.state != "waiting"]
+    for job in shown[-30:]:
+        epoch, value = job.progress()
+        value = job.value if job.value is not None else value
+        cells = [str(epoch or ""), "" if value is None else f"{value:.5g}", job.state]
+        table.add_row(str(job.number), " ".join(job.varying), *cells)
+    waiting = len(jobs) - len(shown)
+    if waiting:
+        table.add_row("", f"and {waiting} that wait", "", "", "")
+    return table
+
+
+def _flags(words: Sequence[str]) -> Iterator[str]:
+    """Hydra's flags that a job gets too: where the settings are."""
+    take = 0
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if take:
+            take -= 1
+            yield word
+        elif name in FLAGS:
+            take = 0 if equals else FLAGS[name]
+            yield word

@@ -1,0 +1,232 @@
+"""Sweeps whose jobs fail, are killed, are stopped and go on: each job is one job, and the same words again do what is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from iolaus.sweep.jobs import Job, jobs_of, read_plan
+
+TRAIN = str(ROOT / "train.py")
+QUICK = [
+    "data=iris",
+    "model=linear",
+    "trainer.max_epochs=2",
+    "callbacks=[resume_points,checkpoint]",
+    "metrics=[]",
+    "stages=[fit]",
+]
+# Run in a job before it trains: it kills itself when its rate is a certain one.
+FATAL = """
+import os, signal
+from iolaus.task.supervised import Supervised
+
+
+class Fatal(Supervised):
+    def on_train_epoch_end(self):
+        super().on_train_epoch_end()
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        if rate == 0.02 and not os.path.exists("mended"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rate == 0.03 and not os.path.exists("mended"):
+            raise RuntimeError("this one fails")
+"""
+
+
+def run(place: Path, *words: str, code: int = 0, script: str = TRAIN) -> str:
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def states(place: Path) -> dict[str, str]:
+    (sweep,) = (place / "outputs/sweeps").iterdir()
+    return {job.folder.name: job.state for job in jobs_of(sweep)}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Four jobs, of which one fails and one is killed; the same words again."""
+    place = tmp_path_factory.mktemp("swept")
+    (place / "fatal.py").write_text(FATAL)
+    words = [
+        "-m",
+        *QUICK,
+        "allow=[fatal]",
+        "task._target_=fatal.Fatal",
+        "optim.lr=0.01,0.02,0.03,0.04",
+        "callbacks.resume_points.every_n_steps=1",
+    ]
+    first = run(place, *words, code=1)
+    before = states(place)
+    (place / "mended").touch()
+    second = run(place, *words)
+    return place, words, first, before, second
+
+
+def test_a_job_that_fails_and_one_that_is_killed_stop_nothing(swept):
+    _, _, text, before, _ = swept
+    assert before == {
+        "0_optim.lr-0.01": "completed",
+        "1_optim.lr-0.02": "interrupted",
+        "2_optim.lr-0.03": "failed",
+        "3_optim.lr-0.04": "completed",
+    }
+    assert "#1 interrupted" in text
+    assert "killed by signal 9" in text
+    assert "#2 failed: RuntimeError: this one fails" in text
+    assert "iolaus resume outputs/sweeps/" in text
+
+
+def test_the_same_words_again_run_what_is_left(swept):
+    place, _, _, _, text = swept
+    assert set(states(place).values()) == {"completed"}
+    assert "which the same words began" in text
+    assert "2 of 4 jobs are done already" in text
+    (sweep,) = (place / "outputs/sweeps").iterdir()
+    assert "going on from" in (sweep / "1_optim.lr-0.02/job.log").read_text()  # from its resume point
+    (earlier,) = (sweep / "earlier").iterdir()  # what failed began anew, and what it left is kept
+    assert "this one fails" in (earlier / "job.log").read_text()
+
+
+def test_what_a_sweep_leaves(swept):
+    place, words, _, _, _ = swept
+    (sweep,) = (place / "outputs/sweeps").iterdir()
+    plan = read_plan(sweep)
+    assert plan["words"] == words
+    assert [job["number"] for job in plan["jobs"]] == [0, 1, 2, 3]
+    results = json.loads((sweep / "0_optim.lr-0.01/results.json").read_text())
+    assert "optim.lr=0.01" in results["overrides"]
+    assert "the best of 2" in (sweep / "0_optim.lr-0.01/job.log").read_text()
+
+
+def test_a_sweep_that_is_complete_begins_anew(swept):
+    place, words, _, _, _ = swept
+    from iolaus.sweep import jobs
+
+    directory = os.getcwd()
+    os.chdir(place)
+    try:
+        assert jobs.unfinished(words) is None
+    finally:
+        os.chdir(directory)
+
+
+@pytest.mark.slow
+def test_stopped_by_control_c_and_gone_on_with(tmp_path):
+    """All jobs stop with a resume point; `iolaus resume SWEEP` goes on with them."""
+    words = [
+        "-m",
+        "data=iris",
+        "model=linear",
+        "metrics=[]",
+        "stages=[fit]",
+        "optim.lr=0.01,0.02",
+        "trainer.max_epochs=400",
+        "callbacks=[resume_points,checkpoint]",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *words, "output_dir=sweep"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("sweep/*/metrics.csv"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "2 interrupted" in text
+    assert all(job.state == "interrupted" and job.is_resumable() for job in jobs_of(tmp_path / "sweep"))
+    done = subprocess.run(
+        [sys.executable, "-m", "iolaus", "resume", "sweep"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(job.state == "completed" for job in jobs_of(tmp_path / "sweep"))
+
+
+@pytest.mark.slow
+def test_jobs_in_fresh_processes(tmp_path):
+    run(tmp_path, "-m", *QUICK, "optim.lr=0.01,0.02", "hydra.launcher.warm=false")
+    assert list(states(tmp_path).values()) == ["completed"] * 2
+
+
+@pytest.mark.slow
+def test_a_job_that_takes_too_long_is_stopped(tmp_path):
+    text = run(
+        tmp_path,
+        "-m",
+        *QUICK[:2],
+        "metrics=[]",
+        "optim.lr=0.01,0.02",
+        "trainer.max_epochs=100000",
+        "callbacks=[resume_points]",
+        "hydra.launcher.timeout_s=4",
+        code=1,
+    )
+    assert text.count("stopped after 4 s, hydra.launcher.timeout_s") == 2
+
+
+@pytest.mark.slow
+def test_jobs_are_the_single_runs(tmp_path):
+    """The same metrics to the last digit as the plain command's."""
+    run(tmp_path, "-m", *QUICK, "optim.lr=0.01,0.02")
+    (sweep,) = (tmp_path / "outputs/sweeps").iterdir()
+    for job in jobs_of(sweep):
+        run(tmp_path, *QUICK, job.varying[0] if job.varying else job.overrides[-1], f"output_dir=single{job.number}")
+        single = json.loads((tmp_path / f"single{job.number}/results.json").read_text())
+        assert single["metrics"] == json.loads((job.folder / "results.json").read_text())["metrics"]
+
+
+@pytest.mark.slow
+def test_hydra_s_own_launcher_still_works(tmp_path):
+    run(tmp_path, "-m", *QUICK, "optim.lr=0.01,0.02", "hydra/launcher=basic", "hydra/sweeper=basic")
+    (sweep,) = (tmp_path / "outputs/sweeps").iterdir()
+    assert len(list(sweep.glob("*/results.json"))) == 2
+
+
+def test_what_a_process_ended_with(tmp_path):
+    job = Job(0, ["a=1"], tmp_path / "job")
+    job.end(-9)
+    assert (job.state, job.error) == ("interrupted", "killed by signal 9 (out of memory?)")
+    assert json.loads((job.folder / "results.json").read_text())["status"] == "interrupted"
+    other = Job(1, ["a=2"], tmp_path / "other")
+    other.folder.mkdir()
+    (other.folder / "job.log").write_text("something\nmodel.x: there is no such thing\n\n")
+    other.end(1)
+    assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "optim.lr=0.1,-1"], "optim.lr: must be above 0; received -1"),
+        (["-m", "optim.lrr=0.1,1"], "optim.lrr: torch.optim.Adam has no argument 'lrr'"),
+        (["-m", "optim.lr=range(1,1)"], "optim.lr: range(1,1) has no value"),
+        (
+            ["-m", "optim.lr=0.1,0.2", "hydra.launcher.n_jobs=0", "hydra/launcher=process"],
+            "hydra.launcher.n_jobs: must be at least 1; received 0",
+        ),
+        (["resume=nowhere", "-m"], "goes with settings only"),
+    ],
+)
+def test_mistakes_are_told_before_any_job(words, message, command, tmp_path):
+    outcome = command(*words)
+    assert outcome.code == 1
+    assert message in outcome.text
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/results.json"))
