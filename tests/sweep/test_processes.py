@@ -89,6 +89,8 @@ def test_a_job_that_fails_and_one_that_is_killed_stop_nothing(swept):
     assert "killed by signal 9" in text
     assert "#2 failed: RuntimeError: this one fails" in text
     assert "iolaus resume outputs/sweeps/" in text
+    assert "sweep: 2 completed, 1 failed, 1 killed" in text
+    assert "job 1 killed: killed by signal 9 (out of memory?)" in text
 
 
 def test_the_same_words_again_run_what_is_left(swept):
@@ -96,7 +98,9 @@ def test_the_same_words_again_run_what_is_left(swept):
     assert set(states(place).values()) == {"completed"}
     assert "which the same words began" in text
     assert "2 of 4 jobs are done already" in text
+    assert "sweep: 4 completed" in text
     (sweep,) = (place / "outputs/sweeps").iterdir()
+    assert (sweep / "report.html").is_file()
     assert "going on from" in (sweep / "1_optim.lr-0.02/job.log").read_text()  # from its resume point
     (earlier,) = (sweep / "earlier").iterdir()  # what failed began anew, and what it left is kept
     assert "this one fails" in (earlier / "job.log").read_text()

@@ -3,7 +3,6 @@
 import logging
 import os
 import shlex
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from iolaus.errors import UserError
 from iolaus.sweep.jobs import DONE, is_left, jobs_of
+from iolaus.sweep.report import report_sweep
 
 log = logging.getLogger("iolaus")
 
@@ -19,8 +19,8 @@ def finish(config: DictConfig) -> bool:
     """Report a sweep; whether a job of it is not done."""
     folder = Path(config.hydra.sweep.dir)
     jobs = jobs_of(folder)
-    counts = Counter(job.state for job in jobs)
-    log.info("%s", ", ".join(f"{count} {state}" for state, count in counts.items()))
+    if jobs:
+        log.info("%s", report_sweep(folder))
     if is_left(folder):
         log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
     return any(job.state not in DONE for job in jobs)
