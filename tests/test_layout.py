@@ -30,7 +30,7 @@ LAYERS = {
     **dict.fromkeys(["trainer"], 4.5),
     **dict.fromkeys(["build"], 5),
     **dict.fromkeys(["preflight", "report"], 6),
-    **dict.fromkeys(["train"], 7),
+    **dict.fromkeys(["train", "sweep"], 7),
     **dict.fromkeys(["curvature", "predict", "resume"], 8),
     **dict.fromkeys(["compose", "cli"], 9),
     **dict.fromkeys(["__main__"], 10),
@@ -88,7 +88,7 @@ def test_imports_go_one_way(file):
             other = rest[0]
             assert LAYERS[other] < LAYERS[own] or other == own, name
         if package in ("hydra", "omegaconf"):
-            assert own in {"check", "compose", "explain", "build", "report", "runs", "resume", "startup", "train"}, (
+            assert own in {"check", "compose", "explain", "build", "report", "runs", "resume", "startup", "sweep", "train"}, (
                 f"{name} in {own}"
             )
         if package == "pytorch_lightning":
@@ -116,6 +116,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "slurm",
             "train",
             "data/sniff",
+            "sweep/vectorized",
         )
     ]
     for file in [ROOT / "train.py", *light]:
