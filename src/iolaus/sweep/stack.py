@@ -22,6 +22,9 @@ from iolaus.task.base import BATCH_NORMS, Task
 Tensors = dict[str, torch.Tensor]
 Evaluation = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # losses (K,), outputs (K, B, ...), targets (K, B, ...)
 
+# What torch.func does in Python for each operation is a third of a small step's time, and recording them takes as long as fifty steps.
+RECORDED = 50  # evaluations of a shape before it is
+
 
 class SmoothedCrossEntropy(nn.CrossEntropyLoss):
     """Cross entropy whose label smoothing is a tensor, so that each of a stack may have its own.
@@ -111,6 +114,7 @@ class Stack:
         """Have these rows as the weights; the optimizer keeps what it knows of each."""
         self.rows, self.gradients = rows, torch.zeros_like(rows)
         self._graphs: dict[Any, Callable] = {}
+        self._seen: dict[Any, int] = {}
         self._weights = self._named(rows)
         for group, row, gradient in zip(self.optimizer.param_groups, rows, self.gradients, strict=True):
             (before,) = group["params"]
@@ -204,18 +208,21 @@ class Stack:
 
     @torch.no_grad()
     def _run(self, mode: str, batch: tuple[torch.Tensor, ...], apart: bool) -> Any:
-        """Evaluate the stack by the graph of its operations, which is recorded once for each shape of a batch."""
+        """Evaluate the stack; by the graph of its operations, once batches of this shape have come up often enough to record it."""
         arguments = (self._weights, self._own, self._shared, batch)
         key = (mode, apart, *(part.shape for part in batch))
         if key not in self._graphs:
-            self._call.train(mode == "train")
             single = self._trained if mode == "train" else self._evaluated
 
             def member(weights: Tensors, own: Tensors, shared: Tensors, batch: Any) -> Any:
                 return single(weights, own, shared, batch)
 
-            # What torch.func does for each operation in Python is half of a small step's time: done once here.
-            self._graphs[key] = make_fx(vmap(member, in_dims=(0, 0, None, 0 if apart else None)))(*arguments)
+            self._call.train(mode == "train")
+            stacked = vmap(member, in_dims=(0, 0, None, 0 if apart else None))
+            self._seen[key] = self._seen.get(key, 0) + 1
+            if self._seen[key] <= RECORDED:
+                return stacked(*arguments)
+            self._graphs[key] = make_fx(stacked)(*arguments)
         return self._graphs[key](*arguments)
 
     def _trained(self, weights: Tensors, own: Tensors, shared: Tensors, batch: Any) -> Any:

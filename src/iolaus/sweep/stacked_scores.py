@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassStatScores
 
 from iolaus.metrics.auroc import AUROC
@@ -22,7 +22,9 @@ class StackedScores:
 
     def __init__(self, scores: Sequence[Scores]):
         self.scores = list(scores)
-        self._twins = {name: _stacked(metric) for name, metric in self._metrics(0).items()}
+        metrics = self._metrics(0)
+        self._at_once = {name: metric for name, metric in metrics.items() if isinstance(metric, AUROC)}
+        self._apart = MetricCollection({name: t for name, m in metrics.items() if (t := _samplewise(m)) is not None})
         self._losses: list[torch.Tensor] = []
         self._sizes: list[int] = []
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -37,7 +39,7 @@ class StackedScores:
         losses, output, target = evaluation
         self._losses.append(losses)
         self._sizes.append(target.shape[1])
-        if self._twins:
+        if len(self.scores[0].metrics):
             self._kept.append((output, target))
             self._elements += output.numel() + target.numel()
         if self._elements > MOST_ELEMENTS * len(self.scores):
@@ -51,7 +53,7 @@ class StackedScores:
         for member in range(len(self.scores)):
             preds, target, more = self.scores[member].to_metrics(outputs[member], targets[member])
             for metric in self._metrics(member).values():
-                metric.update(preds, target, **more)
+                metric.update(preds, target, **metric._filter_kwargs(**more))
         self._kept, self._elements, self._flushed = [], 0, True
 
     def compute(self) -> list[dict[str, Any]]:
@@ -70,52 +72,43 @@ class StackedScores:
         return values
 
     def _compute_kept(self, values: list[dict[str, Any]]) -> None:
+        """Compute all metrics of what is kept: at once those that can, and the others one by one."""
         outputs, targets = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
-        preds, targets, more = self.scores[0].to_metrics(outputs, targets) if self._together() else (None, targets, {})
-        for name, twin in self._twins.items():
-            if twin is not None and preds is not None and not more:
-                for found, value in zip(values, twin(preds, targets), strict=True):
-                    found[name] = value
-                continue
-            for member, found in enumerate(values):
-                own, target, own_more = self.scores[member].to_metrics(outputs[member], targets[member])
-                metric = self._metrics(member)[name]
-                metric.update(own, target, **own_more)
-                found[name] = metric.compute()
+        if self._apart or self._at_once:
+            preds, target, _ = self.scores[0].to_metrics(outputs, targets)
+            found = {name: metric.of_many(preds, target) for name, metric in self._at_once.items()}
+            if self._apart:
+                self._apart.update(preds.transpose(1, 2), target)
+                found |= self._apart.compute()
+                self._apart.reset()
+            for member, own in enumerate(values):
+                own |= {name: value[member] for name, value in found.items()}
+        for member, own in enumerate(values):
+            others = {name: m for name, m in self._metrics(member).items() if name not in own}
+            if others:
+                preds, target, more = self.scores[member].to_metrics(outputs[member], targets[member])
+            for name, metric in others.items():
+                metric.update(preds, target, **metric._filter_kwargs(**more))
+                own[name] = metric.compute()
                 metric.reset()
 
-    def _together(self) -> bool:
-        return any(twin is not None for twin in self._twins.values())
 
+def _samplewise(metric: Metric) -> MulticlassStatScores | None:
+    """A metric of class labels for many members at once, where there is one: of preds (K, C, N) and targets (K, N).
 
-class _Samplewise:
-    """A metric of class labels for many members: torchmetrics itself scores samples of several labels apart, and a member is one here."""
-
-    def __init__(self, metric: MulticlassStatScores):
-        self.metric = copy.deepcopy(metric)
-        self.metric.reset()
-        size = 1 if metric.average == "micro" and metric.top_k == 1 else metric.num_classes
-        self.metric.multidim_average = "samplewise"
-        self.metric._create_state(size=size, multidim_average="samplewise")
-
-    def __call__(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """(K,), of preds (K, N, C) and target (K, N)."""
-        self.metric.update(preds.transpose(1, 2), target)
-        value = self.metric.compute()
-        self.metric.reset()
-        return value
-
-
-def _stacked(metric: Metric) -> Any:
-    """A function of preds (K, N, C) and targets (K, N) that gives each member's value; None where there is no such form."""
-    if isinstance(metric, AUROC):
-        return metric.of_many
+    torchmetrics itself scores samples of several labels each apart from one another; a member is one such sample here.
+    """
     if (
-        isinstance(metric, MulticlassStatScores)
-        and metric.average in ("micro", "macro")
-        and metric.multidim_average == "global"
-        and type(metric).update is MulticlassStatScores.update
-        and metric.ignore_index is None
+        not isinstance(metric, MulticlassStatScores)
+        or type(metric).update is not MulticlassStatScores.update
+        or metric.average not in ("micro", "macro")
+        or metric.multidim_average != "global"
+        or metric.ignore_index is not None
     ):
-        return _Samplewise(metric)
-    return None
+        return None
+    twin = copy.deepcopy(metric)
+    twin.reset()
+    twin.multidim_average = "samplewise"
+    size = 1 if twin.average == "micro" and twin.top_k == 1 else twin.num_classes
+    twin._create_state(size=size, multidim_average="samplewise")
+    return twin
