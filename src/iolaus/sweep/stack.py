@@ -226,13 +226,12 @@ class Stack:
         return self._graphs[key](*arguments)
 
     def _trained(self, weights: Tensors, own: Tensors, shared: Tensors, batch: Any) -> Any:
-        own = {name: value.clone() for name, value in own.items()}  # batch norms write into theirs
-
-        def loss_of(weights: Tensors) -> Any:
+        def loss_of(weights: Tensors, own: Tensors) -> Any:
+            own = {name: value.clone() for name, value in own.items()}  # batch norms write into theirs
             loss, output, target = self._call.evaluation("step", weights | own | shared, batch)
-            return loss, (output, target)
+            return loss, (output, target, own)
 
-        gradients, (loss, (output, target)) = grad_and_value(loss_of, has_aux=True)(weights)
+        gradients, (loss, (output, target, own)) = grad_and_value(loss_of, has_aux=True)(weights, own)
         return gradients, loss, output, target, own
 
     def _evaluated(self, weights: Tensors, own: Tensors, shared: Tensors, batch: Any) -> Any:

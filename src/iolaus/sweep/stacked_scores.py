@@ -82,7 +82,7 @@ class StackedScores:
                 found |= self._apart.compute()
                 self._apart.reset()
             for member, own in enumerate(values):
-                own |= {name: value[member] for name, value in found.items()}
+                own |= {name: value.reshape(-1)[member] for name, value in found.items()}
         for member, own in enumerate(values):
             others = {name: m for name, m in self._metrics(member).items() if name not in own}
             if others:
@@ -91,6 +91,7 @@ class StackedScores:
                 metric.update(preds, target, **metric._filter_kwargs(**more))
                 own[name] = metric.compute()
                 metric.reset()
+            values[member] = {name: own[name] for name in ("loss", *self._metrics(member))}
 
 
 def _samplewise(metric: Metric) -> MulticlassStatScores | None:

@@ -164,11 +164,13 @@ class Member:
             zero_grad.ready = zero_grad.started = zero_grad.completed = number
         loop.batch_progress.is_last_batch = True
         loop._batches_that_stepped = steps
-        scheduled = self.schedule is not None
-        per_epoch = scheduled * (batches if self.schedule.interval == "step" else 1) if scheduled else 0
-        for number, kind in ((epochs * per_epoch, "total"), (per_epoch, "current")):
-            done = getattr(loop.scheduler_progress, kind)
-            done.ready = done.completed = number
+        if (schedule := self.schedule) is not None:
+            waits = inside and schedule.reduce_on_plateau  # for the objective of this epoch
+            per_epoch = batches if schedule.interval == "step" else 1 - waits
+            total = steps if schedule.interval == "step" else epochs - waits
+            for number, kind in ((total, "total"), (per_epoch, "current")):
+                done = getattr(loop.scheduler_progress, kind)
+                done.ready = done.completed = number
         validated = len(self.run.data.val_dataloader())
         for done in (loop.val_loop.batch_progress.total, loop.val_loop.batch_progress.current):
             done.ready = done.started = done.processed = done.completed = validated

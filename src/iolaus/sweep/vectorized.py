@@ -35,6 +35,8 @@ LOSSES = {
 TASKS = {"iolaus.task.supervised.Supervised"}
 # Layers that draw random numbers, whose stacked draws would be others, or that torch.func cannot stack.
 LAYERS = re.compile(r"Dropout|RReLU|RNN|LSTM|GRU|Attention|Transformer|Embedding|FractionalMaxPool")
+# What comes before these has a bias without effect, whose gradient is rounding alone; all optimizers but SGD take full steps by it.
+NORMS = re.compile(r"(Batch|Instance|Group)Norm")
 CALLBACKS = {
     *("iolaus.callbacks.resume_points.ResumePoints", "iolaus.callbacks.summary.Summary"),
     *("iolaus.callbacks.progress.Progress", "pytorch_lightning.callbacks.ModelCheckpoint"),
@@ -137,6 +139,9 @@ def _obstacles(config: dict[str, Any]) -> Iterator[str]:
             yield f"{key}={value} draws random numbers, and a stack would draw others"
         if key.startswith("model.") and (layer := LAYERS.search(f"{key}={value}")):
             yield f"{key}: {layer[0]} has no stacked form"
+        if key.startswith("model.") and (norm := NORMS.search(f"{key}={value}")) and not _is_sgd(config):
+            optimizer = str(_value(config, "optim._target_")).rpartition(".")[2]
+            yield f"{key}: {norm[0]} with optim={optimizer} would follow another rounding; with SGD it has a stacked form"
     for key, values in KNOWN.items():
         group, _, rest = key.partition(".")
         if config.get(group) and (value := _value(config, key)) not in values and _there(config, rest, group):
@@ -168,6 +173,10 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     settings = paths_moved(config, str(folder), "RUN") if folder else config
     free = FREE if _smoothed(config) else re.compile(FREE.pattern.replace(r"|loss\.label_smoothing", ""))
     return {key: value for key, value in _leaves(settings) if not free.fullmatch(key)}
+
+
+def _is_sgd(config: dict[str, Any]) -> bool:
+    return _value(config, "optim._target_") == "torch.optim.SGD"
 
 
 def _smoothed(config: dict[str, Any]) -> bool:
