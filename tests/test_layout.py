@@ -88,9 +88,18 @@ def test_imports_go_one_way(file):
             other = rest[0]
             assert LAYERS[other] < LAYERS[own] or other == own, name
         if package in ("hydra", "omegaconf"):
-            assert own in {"check", "compose", "explain", "build", "report", "runs", "resume", "startup", "sweep", "train"}, (
-                f"{name} in {own}"
-            )
+            assert own in {
+                "check",
+                "compose",
+                "explain",
+                "build",
+                "report",
+                "runs",
+                "resume",
+                "startup",
+                "sweep",
+                "train",
+            }, f"{name} in {own}"
         if package == "pytorch_lightning":
             assert own not in LEAVES, f"{name} in a leaf package"
 

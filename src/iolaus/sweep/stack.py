@@ -105,7 +105,8 @@ class Stack:
                 self._shared[name] = value.detach().clone()
             else:
                 self._own[name] = torch.stack([other[name].detach() for other in others])
-        self.optimizer = type(optimizers[0])(
+        kind: Any = type(optimizers[0])
+        self.optimizer: Optimizer = kind(
             [{**_settings(o), "params": [nn.Parameter(row)]} for o, row in zip(optimizers, rows, strict=True)]
         )
         self._take(rows)
@@ -126,7 +127,10 @@ class Stack:
 
     def _named(self, rows: torch.Tensor) -> Tensors:
         """Views of the weights by name, (K, ...)."""
-        return {name: rows[:, part].unflatten(1, shape) if shape else rows[:, part.start] for name, (part, shape) in self.slices.items()}
+        return {
+            name: rows[:, part].unflatten(1, shape) if shape else rows[:, part.start]
+            for name, (part, shape) in self.slices.items()
+        }
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -110,6 +110,6 @@ def _samplewise(metric: Metric) -> MulticlassStatScores | None:
     twin = copy.deepcopy(metric)
     twin.reset()
     twin.multidim_average = "samplewise"
-    size = 1 if twin.average == "micro" and twin.top_k == 1 else twin.num_classes
+    size: Any = 1 if twin.average == "micro" and twin.top_k == 1 else twin.num_classes
     twin._create_state(size=size, multidim_average="samplewise")
     return twin

@@ -21,7 +21,6 @@ from iolaus.check import plain
 from iolaus.data.base import DataModule
 from iolaus.data.loader import AugmentedLoader, make_loader, reading_told
 from iolaus.divergence import diverged
-from iolaus.errors import UserError
 from iolaus.init_from import take_weights
 from iolaus.preflight import preflight
 from iolaus.report import Report
@@ -57,11 +56,13 @@ class Member:
 
     @property
     def run(self) -> Run:
+        """The live objects, once they are built."""
         assert self.report.run is not None
         return self.report.run
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
+        """The run's own, which takes no step: its schedule sets the rates here, and checkpoints are made of it."""
         return self.run.trainer.optimizers[0]
 
     @contextmanager
@@ -178,6 +179,7 @@ class Member:
 
     @property
     def schedule(self) -> Any:
+        """The schedule with Lightning's settings for it; None without one."""
         configs = self.run.trainer.lr_scheduler_configs
         return configs[0] if configs else None
 
@@ -258,7 +260,10 @@ class Member:
         """Put the optimizer's settings and the schedule's state in place; those before."""
         group = self.optimizer.param_groups[0]
         schedule = self.schedule.scheduler if self.schedule else None
-        now = {"settings": {key: group[key] for key in kept["settings"]}, "schedule": schedule.state_dict() if schedule else {}}
+        now = {
+            "settings": {key: group[key] for key in kept["settings"]},
+            "schedule": schedule.state_dict() if schedule else {},
+        }
         group.update(kept["settings"])
         if schedule is not None:
             schedule.load_state_dict(kept["schedule"])
@@ -355,7 +360,11 @@ class Together:
                 loss.backward()
                 gradient = torch.cat([p.grad.flatten() for p in member.run.task.parameters() if p.grad is not None])
             largest = float(gradient.abs().max())
-            gap = float((gradient - stack.gradients[number]).abs().max()) if gradient.shape == stack.gradients[number].shape else 1e9
+            gap = (
+                float((gradient - stack.gradients[number]).abs().max())
+                if gradient.shape == stack.gradients[number].shape
+                else 1e9
+            )
             if gap > TOLERANCE * largest or abs(loss.item() - losses[number].item()) > TOLERANCE * abs(loss.item()):
                 raise Apart("its first step in a stack is another one than by itself")
 

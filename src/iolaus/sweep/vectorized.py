@@ -29,7 +29,13 @@ MODELS = {
     *("iolaus.model.mlp.MLP", "iolaus.model.sequential.Sequential"),
 }
 LOSSES = {
-    *("torch.nn.CrossEntropyLoss", "torch.nn.MSELoss", "torch.nn.L1Loss", "torch.nn.HuberLoss", "torch.nn.SmoothL1Loss"),
+    *(
+        "torch.nn.CrossEntropyLoss",
+        "torch.nn.MSELoss",
+        "torch.nn.L1Loss",
+        "torch.nn.HuberLoss",
+        "torch.nn.SmoothL1Loss",
+    ),
     "iolaus.loss.sum_of_squares.SumOfSquares",
 }
 TASKS = {"iolaus.task.supervised.Supervised"}
@@ -199,7 +205,9 @@ def _difference(config: dict[str, Any], others: list[dict[str, Any]]) -> str:
     unlike = []
     for other in others:
         fixed = _fixed(other)
-        keys = [key for key in own | fixed if own.get(key, None) != fixed.get(key, None) or (key in own) != (key in fixed)]
+        keys = [
+            key for key in own | fixed if own.get(key, None) != fixed.get(key, None) or (key in own) != (key in fixed)
+        ]
         unlike.append(keys)
     if not unlike:
         return "no other run of the sweep is like it"
