@@ -23,8 +23,10 @@ class StackedScores:
     def __init__(self, scores: Sequence[Scores]):
         self.scores = list(scores)
         metrics = self._metrics(0)
+        self._names = list(metrics)
         self._at_once = {name: metric for name, metric in metrics.items() if isinstance(metric, AUROC)}
         self._apart = MetricCollection({name: t for name, m in metrics.items() if (t := _samplewise(m)) is not None})
+        self._others = len(metrics) > len(self._at_once) + len(self._apart)
         self._losses: list[torch.Tensor] = []
         self._sizes: list[int] = []
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -84,14 +86,14 @@ class StackedScores:
             for member, own in enumerate(values):
                 own |= {name: value.reshape(-1)[member] for name, value in found.items()}
         for member, own in enumerate(values):
-            others = {name: m for name, m in self._metrics(member).items() if name not in own}
+            others = {name: m for name, m in self._metrics(member).items() if name not in own} if self._others else {}
             if others:
                 preds, target, more = self.scores[member].to_metrics(outputs[member], targets[member])
             for name, metric in others.items():
                 metric.update(preds, target, **metric._filter_kwargs(**more))
                 own[name] = metric.compute()
                 metric.reset()
-            values[member] = {name: own[name] for name in ("loss", *self._metrics(member))}
+            values[member] = {name: own[name] for name in ("loss", *self._names)}
 
 
 def _samplewise(metric: Metric) -> MulticlassStatScores | None:

@@ -52,6 +52,7 @@ class Member:
         self.failed = False
         self.epochs = 0
         self.steps = 0
+        self.log_every_n_steps = 1
         self.best: tuple[torch.Tensor, Moment, tuple[int, int], dict[str, Any]] | None = None
 
     @property
@@ -123,6 +124,7 @@ class Member:
     def begin(self) -> None:
         """Bring the trainer to where its first epoch begins."""
         trainer, task = self.run.trainer, self.run.task
+        self.log_every_n_steps = trainer.log_every_n_steps  # type: ignore[attr-defined]
         trainer.state.fn, trainer.state.status, trainer.training = TrainerFn.FITTING, TrainerStatus.RUNNING, True
         trainer._data_connector.attach_datamodule(task, datamodule=self.run.data)
         trainer.strategy.connect(task)
@@ -400,6 +402,8 @@ class Together:
     def _take(self, members: list[Member]) -> None:
         self.members = members
         tasks = [member.run.task for member in members]
+        self._limits = [member.run.trainer.gradient_clip_val for member in members]
+        self._by_steps = any(member.schedule is not None and member.schedule.interval == "step" for member in members)
         self.scores = {
             "train": StackedScores([task.train_scores for task in tasks]),
             "val": StackedScores([task.val_scores for task in tasks]),
@@ -453,20 +457,18 @@ class Together:
             for number, loss in enumerate(losses.tolist()):
                 if self.members[number].is_open and not losses[number].isfinite():
                     self._fail(number, loss)
-        trainer = self.members[0].run.trainer
-        limits = [member.run.trainer.gradient_clip_val for member in self.members]
-        if any(limits):
-            self.stack.clip(limits, trainer.gradient_clip_algorithm)
+        if any(self._limits):
+            self.stack.clip(self._limits, self.members[0].run.trainer.gradient_clip_algorithm)
         self.stack.step()
         self.scores["train"].add(evaluation)
         for number, member in enumerate(self.members):
             if not member.is_open:
                 continue
-            if member.steps % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            if member.steps % member.log_every_n_steps == 0:
                 for logger in member.run.trainer.loggers:
                     logger.log_metrics({"loss/step": float(losses[number])}, member.steps)
             member.steps += 1
-            if member.step_schedule("step"):
+            if self._by_steps and member.step_schedule("step"):
                 self.stack.settings(number, member.optimizer)
 
     def _fail(self, number: int, loss: float | None) -> None:
