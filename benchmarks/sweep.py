@@ -2,9 +2,10 @@
 
 A round trains all rates one by one with `train`, then as one stack with `train_together`, then by loops of fused Adam that keep nothing but
 weights; the time is that of the fits (metrics, validation, loggers, checkpoints and early stopping included), for a fixed number
-of epochs. Reports are written without figures. With the word `whole` the time of everything is told too, figures included.
+of epochs. `everything` is the time of the whole calls, composing, building, testing and reporting included, but without figures; with
+the word `whole` figures are drawn too.
 
-python benchmarks/sweep.py [rounds] [whole]
+python benchmarks/sweep.py [rounds] [whole] [words of a case's name]
 """
 
 import json
@@ -88,30 +89,26 @@ def by_loops(settings, epochs):
 
 def compare(name, epochs, overrides, rounds):
     single, stacked, loops, gaps, whole = [], [], [], [], ([], [])
-    for number in range(rounds + 1):  # the first one warms up
-        folder = Path(tempfile.mkdtemp(prefix="iolaus-bench-"))
-        own, both = configs(folder / "own", epochs, overrides), configs(folder / "both", epochs, overrides)
+    folder = Path(tempfile.mkdtemp(prefix="iolaus-bench-"))
+    as_a_stack(configs(folder / "warm", 1, overrides), folder / "warm")
+    for number in range(rounds):
         start = time.perf_counter()
-        fit, left = one_by_one(own, folder / "own") if number else (0.0, [])
+        own = configs(folder / f"own{number}", epochs, overrides)
+        fit, left = one_by_one(own, folder / f"own{number}")
         middle = time.perf_counter()
-        together, right = as_a_stack(both, folder / "both")
+        both = configs(folder / f"both{number}", epochs, overrides)
+        together, right = as_a_stack(both, folder / f"both{number}")
         end = time.perf_counter()
-        loop = by_loops(configs(folder / "loop", epochs, overrides), epochs)
-        if number:
-            for times, value in (
-                (single, fit),
-                (stacked, together),
-                (loops, loop),
-                (whole[0], middle - start),
-                (whole[1], end - middle),
-            ):
-                times.append(value)
-            pairs = zip(left, right, strict=True)
-            gaps += [
-                abs(a["metrics"]["last"][key] - b["metrics"]["last"][key]) / a["metrics"]["last"][key]
-                for a, b in pairs
-                for key in ("loss/train", "loss/val")
-            ]
+        single.append(fit)
+        stacked.append(together)
+        loops.append(by_loops(configs(folder / f"loop{number}", epochs, overrides), epochs))
+        whole[0].append(middle - start)
+        whole[1].append(end - middle)
+        gaps += [
+            abs(a["metrics"]["last"][key] - b["metrics"]["last"][key]) / a["metrics"]["last"][key]
+            for a, b in zip(left, right, strict=True)
+            for key in ("loss/train", "loss/val")
+        ]
     print(
         f"{name:36s} single runs / stack {ratio(single, stacked)}   stack {sorted(stacked)[len(stacked) // 2]:.1f} s",
         flush=True,
@@ -126,5 +123,8 @@ if __name__ == "__main__":
     if "whole" not in sys.argv:
         Report._draw = lambda self, results: []
     print(machine())
+    words = [word for word in sys.argv[2:] if word != "whole"]
     for name, (epochs, overrides) in CASES.items():
+        if not all(word in name for word in words):
+            continue
         compare(name, epochs, overrides, rounds)
