@@ -26,6 +26,16 @@ class Processes(Launcher):
         return launch(self.config, self.context, job_overrides, initial_job_idx, self.options)
 
 
+class Vectorized(Processes):
+    """Jobs that differ in numbers alone trained together, the others as by Processes."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        """Run a batch of jobs."""
+        from iolaus.sweep.launcher import launch_together
+
+        return launch_together(self.config, self.context, job_overrides, initial_job_idx, self.options)
+
+
 class Optuna(Sweeper):
     """A search; see conf/hydra/sweeper/optuna.yaml for the arguments."""
 

@@ -55,20 +55,23 @@ class Run:
         return best[0] if best and best[0] else None
 
 
-def build(config: DictConfig) -> Run:
+def build(config: DictConfig, data: DataModule | None = None) -> Run:
     """Make everything a run needs, the data first: what only its file knows is filled in before the others read it.
 
     Args:
         config: checked; facts of the data that are null are set here, so that the saved settings are complete.
+        data: read by another run with the same settings of the data, to be used again.
 
     Raises:
         UserError: for arguments that a class refuses, data that contradict the settings, a device that is not there.
     """
     quiet()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data: DataModule = make(plain(config.data), "data")
-    data.prepare_data()
-    data.setup()
+    reused = data is not None
+    if data is None:
+        data = make(plain(config.data), "data")
+        data.prepare_data()
+        data.setup()
     with open_dict(config):
         config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
     shape = plain(config)["data"]["input_shape"]
@@ -82,7 +85,8 @@ def build(config: DictConfig) -> Run:
     if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
         schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
-    data.augmentations += [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
+    if not reused:
+        data.augmentations += [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
     task = build_task(settings)
     if data.standardize:
         task.fit_statistics(data.statistics())

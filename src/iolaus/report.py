@@ -60,6 +60,7 @@ class Report:
         self.run: Run | None = None
         self.fit_seconds = 0.0
         self.tested: str | None = None  # which weights were tested
+        self.together = 0  # runs that were trained with this one, in one stack
         self._exhibits: dict[str, Exhibit] = {}
         self._found: dict[str, float] = {}  # the numbers of a study
         self._start = time.monotonic()
@@ -261,7 +262,7 @@ class Report:
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "git": _git(),
             "error": _told(error),
-        }
+        } | ({"together": self.together} if self.together else {})
 
     def _draw(self, results: dict[str, Any]) -> list[str]:
         """Draw all that there is to see, in the folder and in TensorBoard; the report's lines that show it."""
@@ -449,10 +450,13 @@ def _effort(results: dict[str, Any]) -> list[str]:
     if not results["steps"]:
         return [f"- {seconds['total']:.1f} s, no step"]
     speed = f"{results['samples_per_s'] or 0:,.0f} samples/s"
-    return [
+    lines = [
         f"- parameters: {results['num_parameters']:,}",
         f"- steps: {results['steps']:,} in {seconds['fit']:.1f} s, {speed}; {seconds['total']:.1f} s in all",
     ]
+    if "together" in results:
+        lines.append(f"- trained together with {results['together']} others, whose training these seconds hold too")
+    return lines
 
 
 def _markdown(results: dict[str, Any], shown: list[str], settings: str) -> str:

@@ -94,3 +94,19 @@ def test_scatter_keeps_the_first_points():
     target, preds = metric.compute()
     assert preds[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert target.shape == (5, 1)
+
+
+def test_areas_under_several_curves_at_once():
+    """With ties, against scikit-learn; a column of one kind has no curve."""
+    from sklearn.metrics import roc_auc_score
+
+    from iolaus.metrics.auroc import areas
+
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (40, 3), generator=generator).float()
+    positive = torch.randint(0, 2, (40, 3), generator=generator).bool()
+    positive[:, 2] = True
+    found = areas(scores, positive)
+    for column in range(2):
+        assert found[column].item() == pytest.approx(roc_auc_score(positive[:, column], scores[:, column]), abs=1e-12)
+    assert found[2].isnan()

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torchmetrics.classification import MulticlassAUROC
-from torchmetrics.functional.classification import binary_auroc
+
+MOST_ELEMENTS = 2**20  # of scores that are sorted together
 
 
 class AUROC(MulticlassAUROC):
@@ -27,18 +28,49 @@ class AUROC(MulticlassAUROC):
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """The mean, a 0-d tensor."""
-        counts = sum(torch.bincount(part, minlength=self.num_classes) for part in self.target)
-        present = ((counts > 0) & (counts < counts.sum())).nonzero()[:, 0].tolist()  # type: ignore[union-attr]
-        if not present:
-            return torch.tensor(float("nan"), device=self.device)
-        # One curve at a time, from what is kept batch by batch: the whole in one piece would take the predictions' memory twice.
-        return torch.stack(
-            [
-                binary_auroc(
-                    torch.cat([part[:, c] for part in self.preds]),
-                    torch.cat([part == c for part in self.target]).long(),
-                    validate_args=False,
-                )
-                for c in present
-            ]
-        ).mean()
+        target = torch.cat(list(self.target))
+        # A few curves at a time, from what is kept batch by batch: the whole in one piece would take the predictions' memory twice.
+        step = max(MOST_ELEMENTS // max(len(target), 1), 1)
+        parts = [
+            areas(
+                torch.cat([part[:, first : first + step] for part in self.preds]),
+                target[:, None] == torch.arange(first, min(first + step, self.num_classes), device=target.device),
+            )
+            for first in range(0, self.num_classes, step)
+        ]
+        return torch.cat(parts).nanmean().float()
+
+    def of_many(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The value of each of K sets of predictions, (K,), at once; what was updated does not count.
+
+        Shape:
+            preds: (K, N, num_classes); target: (K, N).
+        """
+        is_class = target[..., None] == torch.arange(self.num_classes, device=target.device)
+        columns = [part.transpose(0, 1).flatten(1) for part in (preds, is_class)]
+        return areas(*columns).view(len(preds), self.num_classes).nanmean(1).float()
+
+
+def areas(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """Area under the ROC curve of each column: the share of pairs of a positive and a negative that are in order, ties counting half.
+
+    It is the Mann-Whitney statistic, from the sum of the positives' ranks; equal scores have their mean rank.
+
+    Shape:
+        scores: (N, M); positive: (N, M) bool; output: (M,) float64, NaN where a column has but one kind.
+
+    Reference:
+        Hanley and McNeil, https://doi.org/10.1148/radiology.143.1.7063747
+    """
+    ordered, order = scores.sort(0)
+    place = torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
+    begins = torch.ones_like(positive)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    ends = torch.ones_like(positive)
+    ends[:-1] = begins[1:]
+    first = place.where(begins, 0).cummax(0).values
+    last = place.where(ends, len(scores)).flip(0).cummin(0).values.flip(0)
+    rank = (first + last).double() / 2 + 1
+    num_positive = positive.sum(0).double()
+    surplus = (rank * positive.gather(0, order)).sum(0) - num_positive * (num_positive + 1) / 2
+    return surplus / (num_positive * (len(scores) - num_positive))

@@ -5,14 +5,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from iolaus.rules import GROUPS
 from iolaus.sweep.jobs import DONE, Job, typed, write_plan
 from iolaus.sweep.processes import Pool
 
@@ -74,6 +76,24 @@ class Sweep:
         self.jobs.append(job)
         return job
 
+    def batch(self, batch: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Jobs that are known together, called by what they do not share; what the sweep is made of is written."""
+        shared = set(batch[0]).intersection(*batch[1:]) if len(batch) > 1 else set()
+        jobs = [self.job(first + k, words, [w for w in words if w not in shared]) for k, words in enumerate(batch)]
+        self.plan()
+        return jobs
+
+    def settings(self, job: Job) -> tuple[DictConfig, dict[str, Any]]:
+        """The settings of a job as its run gets them, and the option chosen for each group."""
+        config = self.config_loader.load_sweep_config(self.config, job.overrides)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(job.folder)
+        HydraConfig.instance().set_config(config)
+        choices = {str(group).partition("@")[0]: choice for group, choice in config.hydra.runtime.choices.items()}
+        settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        resolved = OmegaConf.create({"name": str(config.name), "output_dir": str(job.folder)})
+        return OmegaConf.merge(settings, resolved), {g: c for g, c in choices.items() if g in GROUPS and c}  # type: ignore[return-value]
+
     def plan(self, trials: int | None = None) -> None:
         """Write what the sweep is made of; of a search also how many trials there will be."""
         write_plan(self.folder, typed, self.script, self.jobs, trials)
@@ -126,17 +146,57 @@ def launch(
 ) -> list:
     """Hydra's launcher: run a batch of jobs and give back what they returned; a job that failed returns None."""
     with Sweep(config, context, **options) as sweep:
-        shared = set(batch[0]).intersection(*batch[1:]) if len(batch) > 1 else set()
-        jobs = [sweep.job(first + k, words, [w for w in words if w not in shared]) for k, words in enumerate(batch)]
-        sweep.plan()
+        jobs = sweep.batch(batch, first)
         for _ in sweep.run(jobs):
             pass
-    returned = []
-    for job in jobs:
-        result = JobReturn(overrides=job.overrides, working_dir=str(job.folder), status=JobStatus.COMPLETED)
-        result.return_value = job.value if job.state in DONE else None
-        returned.append(result)
-    return returned
+    return [_returned(job) for job in jobs]
+
+
+def _returned(job: Job) -> JobReturn:
+    """What Hydra is given back; its sweeper would stop at a failure, which the sweep's report tells."""
+    result = JobReturn(overrides=job.overrides, working_dir=str(job.folder), status=JobStatus.COMPLETED)
+    result.return_value = job.value if job.state in DONE else None
+    return result
+
+
+def launch_together(
+    config: DictConfig, context: Any, batch: Sequence[Sequence[str]], first: int, options: dict[str, Any]
+) -> list:
+    """As `launch`, where jobs that differ in numbers alone are trained together, in this process, before the others."""
+    from iolaus.check import plain
+    from iolaus.runs import Job as Asked
+    from iolaus.sweep.vectorized import stackable, train_together
+
+    with Sweep(config, context, **options) as sweep:
+        jobs = sweep.batch(batch, first)
+        fresh = [job for job in jobs if not job.folder.exists()]
+        configs = [sweep.settings(job) for job in fresh]
+        groups, reasons = stackable([plain(settings) for settings, _ in configs])
+        for position, reason in reasons.items():
+            log.info("#%d is trained apart: %s", fresh[position].number, reason)
+        for group in groups:
+            log.info("%d jobs are trained together: %s", len(group), ", ".join(f"#{fresh[k].number}" for k in group))
+            asked = [Asked(fresh[k].overrides, configs[k][1]) for k in group]
+            with _quiet_terminal():
+                train_together([configs[k][0] for k in group], asked)
+            for k in group:
+                fresh[k].look()
+        for _ in sweep.run([job for job in jobs if job.state == "waiting" or job.is_resumable()]):
+            pass
+    return [_returned(job) for job in jobs]
+
+
+@contextmanager
+def _quiet_terminal() -> Iterator[None]:
+    """What several runs in one process have to say goes to their logs; of warnings the terminal hears too."""
+    handlers = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
+    for handler in handlers:
+        handler.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.setLevel(logging.NOTSET)
 
 
 class Display:

@@ -197,12 +197,9 @@ class Task(pl.LightningModule, ABC):
         """Log the single numbers, and a few in a row as `<metric>_<number>`; return everything else."""
         values = scores.compute()
         scores.reset()
-        for name, row in list(values.items()):
-            if isinstance(row, torch.Tensor) and row.ndim == 1 and 1 < len(row) <= MOST_NUMBERS:
-                values |= {f"{name}_{number}": value for number, value in enumerate(values.pop(name))}
-        single = {name: v for name, v in values.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+        single, others = single_numbers(values)
         self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()}, sync_dist=True)
-        return {name: v for name, v in values.items() if name not in single}
+        return others
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.named_parameters())
@@ -213,3 +210,13 @@ class Task(pl.LightningModule, ABC):
             return optimizer
         make, settings = self._scheduler
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), **settings}}
+
+
+def single_numbers(values: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The values of metrics that are one number, or a few in a row, which become `<metric>_<number>`; and all others."""
+    values = dict(values)
+    for name, row in list(values.items()):
+        if isinstance(row, torch.Tensor) and row.ndim == 1 and 1 < len(row) <= MOST_NUMBERS:
+            values |= {f"{name}_{number}": value for number, value in enumerate(values.pop(name))}
+    single = {name: v for name, v in values.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+    return single, {name: v for name, v in values.items() if name not in single}
