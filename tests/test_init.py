@@ -81,6 +81,7 @@ def test_a_new_head_on_frozen_layers(command, source):
     assert not torch.equal(after["model.layers.5.weight"], last["model.layers.5.weight"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_start_from_it_again(command, source):
     import shutil
 

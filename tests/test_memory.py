@@ -148,6 +148,7 @@ def test_activations_are_those_of_a_real_step(model):
     assert (found["none"].activations, found["none"].peak_in_backward) == (kept, live.peak)
 
 
+@pytest.mark.slow
 def test_settings_of_the_training_count():
     usual, _ = needs("model=mlp")
     base = usual["none"]
@@ -226,6 +227,7 @@ def test_mistakes_are_told_in_a_line(words, says):
     assert len(text.strip().splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_options_is_that_of_train_py(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, text = call("memory", "model=linear")

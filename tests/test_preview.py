@@ -116,6 +116,7 @@ def test_what_cannot_be_drawn_is_told(tmp_path, caplog):
     assert "graph.svg: not drawn" in caplog.text
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_graph(command):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -131,6 +131,9 @@ CONFIGURATIONS = {
 
 # Left to the slow tests, which kill all configurations at random moments.
 SLOW = {
+    "two workers",
+    "an estimated gradient",
+    "validation inside the epoch",
     "two points",
     "accumulation",
     "plateau",

@@ -26,6 +26,7 @@ import torchvision.models
 """
 
 
+@pytest.mark.slow
 def test_what_a_run_imports(tmp_path):
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from iolaus.startup import UNASKED\n" + SCRIPT
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

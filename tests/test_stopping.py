@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ def started(run):
     return file.exists() and len(file.read_text().splitlines()) > 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR1))]
+)
 def test_a_signal_stops_after_the_batch_with_a_resume_point(tmp_path, number):
     child = Child(tmp_path, *SMALL, *MANY, "output_dir=run")
     until(lambda: started(tmp_path / "run"))
@@ -74,6 +77,7 @@ def slow(method, seconds):
     return arm
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     assert Child(tmp_path, *SMALL, "output_dir=run", "trainer.max_epochs=1").wait() == 0
     point = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
@@ -110,6 +114,7 @@ def test_a_signal_inside_a_validation(tmp_path, grace):
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_on_slurm_the_job_is_queued_again_and_goes_on(tmp_path, monkeypatch):
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -233,12 +238,19 @@ def test_going_back_scales_the_parts_of_a_composed_schedule():
 # faults in the world
 
 
-@pytest.fixture
-def killed(tmp_path):
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
     """A run that was killed in its third epoch, beside the same one that was not."""
-    assert Child(tmp_path, *SMALL, "output_dir=whole").wait() == 0
-    assert Child(tmp_path, *SMALL, "output_dir=killed", before=kill_at_step(20)).wait() == -signal.SIGKILL
-    return tmp_path
+    place = tmp_path_factory.mktemp("pair")
+    assert Child(place, *SMALL, "output_dir=whole").wait() == 0
+    assert Child(place, *SMALL, "output_dir=killed", before=kill_at_step(20)).wait() == -signal.SIGKILL
+    return place
+
+
+@pytest.fixture
+def killed(pair, tmp_path):
+    """A copy of both."""
+    return Path(shutil.copytree(pair, tmp_path / "pair"))
 
 
 @pytest.mark.parametrize("damaged", [["last"], ["last", "previous"]])
@@ -291,6 +303,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     first.wait()
 
 
+@pytest.mark.slow
 def test_two_runs_started_in_the_same_moment(tmp_path):
     places = [tmp_path / name for name in "ab"]
     for place in places:

@@ -126,6 +126,7 @@ def test_the_same_command_twice_gives_the_same_bits(command, arguments):
     assert digest(command(*short, "seed=1").folder) != digest(first.folder)
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bits(command, tmp_path):
     here = command("trainer.max_epochs=1", "data=iris")
     done = subprocess.run(
@@ -169,6 +170,7 @@ def test_logistic_regression_reaches_scikit_learns_loss(command, data):
     assert outcome.results["metrics"]["last"]["loss/train"] == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_least_squares_reaches_scikit_learns_ridge(command):
     from sklearn.linear_model import Ridge
 
@@ -229,24 +231,24 @@ def slow(*arguments):
     [
         ["data=diabetes"],
         ["data=iris", "model=linear"],
-        ["data=wine", "optim=adamw", "scheduler=plateau"],
+        slow("data=wine", "optim=adamw", "scheduler=plateau"),
         slow("data=breast_cancer", "scheduler=cosine", "trainer.max_epochs=5"),
         slow("trainer=overfit", "trainer.max_epochs=20"),
         slow("trainer=cpu", "trainer.precision=bf16-mixed", "trainer.max_epochs=2"),
         slow("trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"),
-        [
+        slow(
             "trainer.precision=bf16-mixed",
             "trainer.gradient_clip_val=1",
             "trainer.accumulate_grad_batches=2",
             "trainer.max_epochs=2",
-        ],
+        ),
         slow("trainer.precision=16-mixed", "trainer.gradient_clip_val=1", "trainer.max_epochs=2"),
         slow("trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.max_epochs=2"),
-        ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"],
+        slow("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"),
         ["trainer.val_check_interval=0.5", "trainer.max_epochs=2"],
         slow("logger=[tensorboard,csv]", "trainer.max_epochs=2"),
         ["stages=[fit]", "trainer.max_epochs=1"],
-        ["objective.monitor=accuracy/val", "objective.mode=max", "trainer.max_epochs=2"],
+        slow("objective.monitor=accuracy/val", "objective.mode=max", "trainer.max_epochs=2"),
         slow("objective.monitor=loss/train", "trainer.max_epochs=2"),
         ["data.val_fraction=0", "objective.monitor=loss/train", "trainer.max_epochs=2"],
     ],
@@ -284,6 +286,7 @@ def test_without_callbacks_the_last_weights_are_tested(command):
     assert not (outcome.folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_validation_split_of_one_row(command, tmp_path):
     (tmp_path / "small.csv").write_text("a,y\n" + "".join(f"{i},{i * 0.5}\n" for i in range(14)))
     outcome = command("data=csv", "data.path=small.csv", "data.target=y", "trainer.max_epochs=2")
@@ -298,6 +301,7 @@ def test_a_metric_of_several_numbers_is_logged_one_by_one(command):
     assert "f1/test" not in found
 
 
+@pytest.mark.slow
 def test_names_that_figures_could_stumble_over(command, tmp_path):
     names = ["_hidden", "$<b$", "a name of more than sixteen letters"]
     (tmp_path / "names.csv").write_text("a,y\n" + "".join(f"{i},{names[i % 3]}\n" for i in range(60)))
@@ -317,6 +321,7 @@ def test_early_stopping_ends_the_run(command):
     assert outcome.results["epochs"] == outcome.results["best_epoch"] + 2
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_readable_folder_for_each_job(command, tmp_path):
     outcome = command("-m", "model=linear,mlp", "optim.lr=0.1", "trainer.max_epochs=1")
     assert outcome.code == 0, outcome.text

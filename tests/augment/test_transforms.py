@@ -35,6 +35,7 @@ def test_each_image_is_drawn_for_itself_and_by_the_generator_alone():
     assert len({tuple(image.flatten().tolist()) for image in results[0]}) == 6
 
 
+@pytest.mark.slow
 def test_a_run_with_transformed_images(command):
     resize = "data.transforms=[{Resize: {size: [16, 16]}}]"
     outcome = command("model=cnn", resize, "augment=[transforms]", "trainer.max_epochs=3", "output_dir=run")

@@ -69,6 +69,7 @@ def test_before_its_start_nothing_changes(command):
     assert rows[0][3] == rows[1][3]  # the mean of one epoch is that epoch
 
 
+@pytest.mark.slow
 def test_an_early_stop_before_the_start_keeps_the_trained_weights(command):
     arguments = (
         "data=wine",

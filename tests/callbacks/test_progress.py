@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 
 def test_lines_of_epochs(command):
     text = command("data=iris", "trainer.max_epochs=3").text
@@ -9,5 +11,6 @@ def test_lines_of_epochs(command):
     assert lines == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_without_it_nothing_is_told(command):
     assert "epoch 1/" not in command("data=iris", "trainer.max_epochs=3", "callbacks=none").text

@@ -135,6 +135,7 @@ def test_from_the_command(command, tmp_path, option, more, kind):
     assert "class_names:\n  - '1'\n  - '2'\n  - '10'" in (outcome.folder / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_regression_from_the_command(command, tmp_path):
     x = RNG.normal(size=(200, 3))
     path = write(tmp_path / "data.h5", inputs=x, targets=x @ RNG.normal(size=(3, 2)) + 5)
@@ -153,6 +154,7 @@ def test_the_settings_may_say_the_task(command, tmp_path):
     assert "mse/test" in outcome.results["metrics"]["test"]
 
 
+@pytest.mark.slow
 def test_memory_and_files_and_workers_give_the_same_weights(command, tmp_path):
     """Arrays in memory, read in the process itself, and by two processes; images with transforms too."""
     inputs = RNG.integers(0, 256, (120, 8, 8), dtype=np.uint8)
@@ -356,6 +358,7 @@ def test_the_column_of_a_parquet_file_tells_the_task(tmp_path, values, kind):
     assert told_by_file({"path": str(tmp_path / "t.parquet"), "target": "y"}) == {"target_kind": kind}
 
 
+@pytest.mark.slow
 def test_parquet_from_the_command(command, tmp_path):
     inputs, labels = classes(240)
     frame = pd.DataFrame(inputs, columns=list("abcde")).assign(kind=np.array(["x", "y", "z"])[labels % 3])

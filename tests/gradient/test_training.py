@@ -84,8 +84,8 @@ def test_accumulated_estimates_are_the_mean_of_single_ones(name, tmp_path):
     [
         (["gradient=two_point"], 0.2),
         (["gradient=forward", "gradient.num_tangents=8"], 0.3),
-        (["gradient=spsa"], 0.2),
-        (["gradient=finite_difference"], 0.3),
+        pytest.param(["gradient=spsa"], 0.2, marks=pytest.mark.slow),
+        pytest.param(["gradient=finite_difference"], 0.3, marks=pytest.mark.slow),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else str(v),
 )

@@ -227,6 +227,7 @@ def test_a_wrong_layer_on_the_command_line(command):
     assert len(outcome.text.splitlines()) <= 3
 
 
+@pytest.mark.slow
 def test_training_a_list_from_the_command_line(command):
     layers = "[{Conv2d: {out_channels: 8, kernel_size: 3}}, BatchNorm2d, ReLU, {Dropout: {p: 0.1}}]"
     outcome = command("model=sequential", f"model.layers={layers}", "trainer.max_epochs=15")

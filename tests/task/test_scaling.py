@@ -153,6 +153,7 @@ def test_the_path_does_not_spin():
     np.testing.assert_allclose(axes.place(turned), axes.place(torch.as_tensor(PLANE)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_few_frames_are_kept(command):
     """Every other one is forgotten when they become many; the first stays."""
     outcome = command(
@@ -170,6 +171,7 @@ def test_few_frames_are_kept(command):
     assert path["frames"].shape == (130 // 4 + 1, 5, 2)
 
 
+@pytest.mark.slow
 def test_the_path_survives_a_kill(tmp_path):
     arguments = (
         *("data=distances", "data.num_points=20", "data.batch_size=50", "optim=adam", "trainer.max_epochs=6"),

@@ -122,6 +122,7 @@ def test_the_loss_is_the_mean_over_clips_for_any_batching():
     torch.testing.assert_close(sum(part[0] * n for part, n in zip(parts, sizes, strict=True)) / 5, whole)
 
 
+@pytest.mark.slow
 def test_recordings_of_ones_own_tell_the_alphabet(command, tmp_path):
     rng = np.random.default_rng(0)
     lines = ["file,text"]

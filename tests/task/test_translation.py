@@ -62,6 +62,7 @@ def test_a_run(command, capfd, tmp_path):
     assert all(row["translation"] for row in written)
 
 
+@pytest.mark.slow
 def test_a_user_s_own_pairs_with_beam_search(command, tmp_path, pairs):
     """The order of two words is turned round, which is learned to perfection."""
     (tmp_path / "pairs.tsv").write_text(pairs * 4)

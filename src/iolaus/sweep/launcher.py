@@ -163,7 +163,6 @@ def launch_together(
     config: DictConfig, context: Any, batch: Sequence[Sequence[str]], first: int, options: dict[str, Any]
 ) -> list:
     """As `launch`, where jobs that differ in numbers alone are trained together, in this process, before the others."""
-    from iolaus.check import plain
     from iolaus.runs import Job as Asked
     from iolaus.sweep.vectorized import stackable, train_together
 
@@ -171,7 +170,7 @@ def launch_together(
         jobs = sweep.batch(batch, first)
         fresh = [job for job in jobs if not job.folder.exists()]
         configs = [sweep.settings(job) for job in fresh]
-        groups, reasons = stackable([plain(settings) for settings, _ in configs])
+        groups, reasons = stackable([OmegaConf.to_container(settings, resolve=True) for settings, _ in configs])  # type: ignore[misc]
         for position, reason in reasons.items():
             log.info("#%d is trained apart: %s", fresh[position].number, reason)
         for group in groups:
