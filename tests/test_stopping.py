@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -238,22 +237,15 @@ def test_going_back_scales_the_parts_of_a_composed_schedule():
 # faults in the world
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """A run that was killed in its third epoch, beside the same one that was not."""
-    place = tmp_path_factory.mktemp("pair")
-    assert Child(place, *SMALL, "output_dir=whole").wait() == 0
-    assert Child(place, *SMALL, "output_dir=killed", before=kill_at_step(20)).wait() == -signal.SIGKILL
-    return place
-
-
 @pytest.fixture
-def killed(pair, tmp_path):
-    """A copy of both."""
-    return Path(shutil.copytree(pair, tmp_path / "pair"))
+def killed(tmp_path):
+    """A run that was killed in its third epoch, beside the same one that was not."""
+    assert Child(tmp_path, *SMALL, "output_dir=whole").wait() == 0
+    assert Child(tmp_path, *SMALL, "output_dir=killed", before=kill_at_step(20)).wait() == -signal.SIGKILL
+    return tmp_path
 
 
-@pytest.mark.parametrize("damaged", [["last"], ["last", "previous"]])
+@pytest.mark.parametrize("damaged", [["last"], pytest.param(["last", "previous"], marks=pytest.mark.slow)])
 def test_a_damaged_point_is_told_and_passed_over(killed, damaged):
     for name in damaged:
         file = killed / f"killed/checkpoints/{name}.ckpt"
@@ -274,6 +266,7 @@ def test_a_folder_that_was_moved(killed):
     assert not (killed / "killed").exists()
 
 
+@pytest.mark.slow
 def test_files_that_a_killed_save_left_are_removed(killed):
     (killed / "killed/checkpoints/best.ckpt.partial").write_bytes(b"half")
     assert Child(killed, "resume=killed").wait() == 0
