@@ -1,5 +1,6 @@
 """A run's folder, read: its settings and checkpoints. The folder may be a stranger's, so nothing in it is believed."""
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass
@@ -70,6 +71,18 @@ def read_results(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return results if isinstance(results, dict) else {}
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a process holds the lock of a run's folder; not to be asked by the one that holds it, which would let go."""
+    try:
+        with (folder / ".lock").open("r+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:

@@ -203,6 +203,21 @@ def test_hydra_s_own_launcher_still_works(tmp_path):
     assert len(list(sweep.glob("*/results.json"))) == 2
 
 
+@pytest.mark.slow
+def test_what_can_be_is_trained_together(tmp_path):
+    """Rates of one network as a stack, the other network alone; the numbers are those of the plain commands."""
+    plain = [word for word in QUICK if word != "model=linear"]
+    text = run(tmp_path, "-m", *plain, "hydra/launcher=vectorized", "model=linear,gru", "optim.lr=0.01,0.02")
+    assert "2 jobs are trained together: #0, #1" in text
+    assert "#2 is trained apart: model=Recurrent has no stacked form" in text
+    (sweep,) = (tmp_path / "outputs/sweeps").iterdir()
+    jobs = jobs_of(sweep)
+    assert [job.state for job in jobs] == ["completed"] * 4
+    run(tmp_path, *plain, "model=linear", "optim.lr=0.02", "output_dir=single")
+    single = json.loads((tmp_path / "single/results.json").read_text())["objective"]["value"]
+    assert jobs[1].value == pytest.approx(single, rel=1e-5)
+
+
 def test_what_a_process_ended_with(tmp_path):
     job = Job(0, ["a=1"], tmp_path / "job")
     job.end(-9)

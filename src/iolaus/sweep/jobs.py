@@ -1,6 +1,5 @@
 """The jobs of a sweep: their folders, what became of them, and what is left to do."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from iolaus.errors import UserError
-from iolaus.runs import read_results
+from iolaus.runs import is_training, read_results
 
 PLAN = "sweep.yaml"  # what was asked for, and the jobs
 LOG = "job.log"  # what a job wrote to its terminal
@@ -49,7 +48,7 @@ class Job:
         results = read_results(self.folder)
         status = results.get("status")
         if status == "running":
-            self.state = "running elsewhere" if _is_held(self.folder) else "interrupted"
+            self.state = "running elsewhere" if is_training(self.folder) else "interrupted"
         elif status:
             self.state = str(status)
         self.value = (results.get("objective") or {}).get("value")
@@ -181,15 +180,3 @@ def begun_command(folder: Path) -> tuple[Path, list[str], str]:
     if not script.is_file() or not Path(directory).is_dir():
         raise UserError(f"{folder}: it was begun by {script} in {directory}, which is not there any more")
     return script, [str(word) for word in plan.get("words", [])], directory
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a process trains in a run's folder."""
-    try:
-        with (folder / ".lock").open("r+") as held:
-            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

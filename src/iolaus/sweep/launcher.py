@@ -168,19 +168,24 @@ def launch_together(
 
     with Sweep(config, context, **options) as sweep:
         jobs = sweep.batch(batch, first)
-        fresh = [job for job in jobs if not job.folder.exists()]
+        fresh = [job for job in jobs if job.state in ("waiting", "failed")]
         configs = [sweep.settings(job) for job in fresh]
         groups, reasons = stackable([OmegaConf.to_container(settings, resolve=True) for settings, _ in configs])  # type: ignore[misc]
         for position, reason in reasons.items():
             log.info("#%d is trained apart: %s", fresh[position].number, reason)
+        trained = []
         for group in groups:
-            log.info("%d jobs are trained together: %s", len(group), ", ".join(f"#{fresh[k].number}" for k in group))
-            asked = [Asked(fresh[k].overrides, configs[k][1]) for k in group]
+            members = [fresh[position] for position in group]
+            log.info("%d jobs are trained together: %s", len(group), ", ".join(f"#{job.number}" for job in members))
+            for job in members:
+                job.make_room()
+            asked = [Asked(fresh[position].overrides, configs[position][1]) for position in group]
             with _quiet_terminal():
-                train_together([configs[k][0] for k in group], asked)
-            for k in group:
-                fresh[k].look()
-        for _ in sweep.run([job for job in jobs if job.state == "waiting" or job.is_resumable()]):
+                train_together([configs[position][0] for position in group], asked)
+            for job in members:
+                job.look()
+            trained += members
+        for _ in sweep.run([job for job in jobs if job not in trained]):
             pass
     return [_returned(job) for job in jobs]
 

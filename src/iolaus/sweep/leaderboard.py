@@ -1,6 +1,5 @@
 """The jobs of a sweep, read from its folder and ranked: what varied between them, and what each came to."""
 
-import fcntl
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from iolaus.errors import UserError
-from iolaus.runs import SafeLoader, paths_moved, read_results, read_settings
+from iolaus.runs import SafeLoader, is_training, paths_moved, read_results, read_settings
 
 # What may have become of a job, in the order in which those without a rank are listed.
 STATES = ("completed", "running", "interrupted", "pruned", "failed", "killed", "missing")
@@ -378,21 +377,9 @@ def _state(folder: Path, results: dict[str, Any]) -> str:
         return "killed"  # as its launcher noted
     if status in STATES and status != "running":
         return str(status)
-    if _is_held(folder / ".lock"):
+    if is_training(folder):
         return "running"
     return "killed" if results or (folder / "config.yaml").is_file() else "missing"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds a run's lock: it trains."""
-    try:
-        with lock.open("r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _error(state: str, told: Any) -> str | None:
