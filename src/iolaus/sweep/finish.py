@@ -19,7 +19,7 @@ def finish(config: DictConfig) -> bool:
     """Report a sweep; whether a job of it is not done."""
     folder = Path(config.hydra.sweep.dir)
     jobs = jobs_of(folder)
-    if jobs:
+    if any(folder.glob("*/results.json")):  # of jobs that another launcher ran, too
         log.info("%s", report_sweep(folder))
     if is_left(folder):
         log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
