@@ -131,6 +131,7 @@ CONFIGURATIONS = {
 
 # Left to the slow tests, which kill all configurations at random moments.
 SLOW = {
+    "a language",
     "two workers",
     "an estimated gradient",
     "validation inside the epoch",

@@ -245,7 +245,7 @@ def slow(*arguments):
         slow("trainer.precision=16-mixed", "trainer.gradient_clip_val=1", "trainer.max_epochs=2"),
         slow("trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.max_epochs=2"),
         slow("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"),
-        ["trainer.val_check_interval=0.5", "trainer.max_epochs=2"],
+        slow("trainer.val_check_interval=0.5", "trainer.max_epochs=2"),
         slow("logger=[tensorboard,csv]", "trainer.max_epochs=2"),
         ["stages=[fit]", "trainer.max_epochs=1"],
         slow("objective.monitor=accuracy/val", "objective.mode=max", "trainer.max_epochs=2"),
@@ -293,6 +293,7 @@ def test_a_validation_split_of_one_row(command, tmp_path):
     assert outcome.code == 0, outcome.text
 
 
+@pytest.mark.slow
 def test_a_metric_of_several_numbers_is_logged_one_by_one(command):
     outcome = command("data=iris", "metrics.f1.average=none", "trainer.max_epochs=1")
     assert outcome.code == 0, outcome.text

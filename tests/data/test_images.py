@@ -113,10 +113,13 @@ def folders(tmp_path):
     return tmp_path
 
 
-MORE = [pytest.param(more, marks=pytest.mark.slow) for more in ([], ["data.in_memory=false"])]
+MORE = [
+    pytest.param(more, marks=pytest.mark.slow)
+    for more in ([], ["data.in_memory=false"], ["data.in_memory=false", "data.num_workers=2"])
+]
 
 
-@pytest.mark.parametrize("more", [["data.channels=1"], ["data.in_memory=false", "data.num_workers=2"], *MORE])
+@pytest.mark.parametrize("more", [["data.channels=1"], *MORE])
 def test_a_folder_of_images(command, folders, more):
     outcome = command("data=image_folder", "data.path=plain", "data.size=[12,16]", "trainer.max_epochs=20", *more)
     assert outcome.code == 0, outcome.text

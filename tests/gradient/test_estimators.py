@@ -97,10 +97,10 @@ def test_one_direction_gives_the_slope_along_it(name, law, network, batch):
     ("name", "law"),
     [
         ("forward", "normal"),
-        ("forward", "sphere"),
-        ("forward", "rademacher"),
+        pytest.param("forward", "sphere", marks=pytest.mark.slow),
+        pytest.param("forward", "rademacher", marks=pytest.mark.slow),
         ("two_point", "sphere"),
-        ("two_point", "normal"),
+        pytest.param("two_point", "normal", marks=pytest.mark.slow),
         ("spsa", "rademacher"),
     ],
 )

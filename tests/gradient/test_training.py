@@ -83,7 +83,7 @@ def test_accumulated_estimates_are_the_mean_of_single_ones(name, tmp_path):
     ("settings", "fall"),
     [
         (["gradient=two_point"], 0.2),
-        (["gradient=forward", "gradient.num_tangents=8"], 0.3),
+        pytest.param(["gradient=forward", "gradient.num_tangents=8"], 0.3, marks=pytest.mark.slow),
         pytest.param(["gradient=spsa"], 0.2, marks=pytest.mark.slow),
         pytest.param(["gradient=finite_difference"], 0.3, marks=pytest.mark.slow),
     ],

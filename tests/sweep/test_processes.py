@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from iolaus.sweep.jobs import Job, jobs_of, read_plan
+from iolaus.sweep.processes import Pool
 
 TRAIN = str(ROOT / "train.py")
 QUICK = [
@@ -77,6 +78,7 @@ def swept(tmp_path_factory):
     return place, words, first, before, second
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_and_one_that_is_killed_stop_nothing(swept):
     _, _, text, before, _ = swept
     assert before == {
@@ -92,6 +94,7 @@ def test_a_job_that_fails_and_one_that_is_killed_stop_nothing(swept):
     assert "job 1 killed: killed by signal 9 (out of memory?)" in text
 
 
+@pytest.mark.slow
 def test_the_same_words_again_run_what_is_left(swept):
     place, _, _, _, text = swept
     assert set(states(place).values()) == {"completed"}
@@ -105,6 +108,7 @@ def test_the_same_words_again_run_what_is_left(swept):
     assert "this one fails" in (earlier / "job.log").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_sweep_leaves(swept):
     place, words, _, _, _ = swept
     (sweep,) = (place / "outputs/sweeps").iterdir()
@@ -116,6 +120,7 @@ def test_what_a_sweep_leaves(swept):
     assert "the best of 2" in (sweep / "0_optim.lr-0.01/job.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_complete_begins_anew(swept):
     place, words, _, _, _ = swept
     from iolaus.sweep import jobs
@@ -228,6 +233,51 @@ def test_what_a_process_ended_with(tmp_path):
     (other.folder / "job.log").write_text("something\nmodel.x: there is no such thing\n\n")
     other.end(1)
     assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
+
+
+SCRIPT = """
+import json, os, signal, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+folder, kind = words["hydra.run.dir"].strip('"'), words["kind"]
+if kind == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if kind == "late":
+    time.sleep(60)
+if kind == "failed":
+    sys.exit("kind: it cannot be " + kind)
+results = {"status": kind, "objective": {"value": 0.5}, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+json.dump(results, open(folder + "/results.json", "w"))
+"""
+
+
+def test_a_pool_tells_how_each_job_ended(tmp_path, monkeypatch):
+    """Of a script without torch: jobs that end well, are pruned, fail, are killed, take too long; each has a GPU to itself."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    pool = Pool(tmp_path / "script.py", gpus_per_job=1, warm=False, timeout_s=1.5)
+    assert sorted(pool.slots) == ["4", "7"]
+    kinds = ["completed", "pruned", "failed", "killed", "late"]
+    waiting = [Job(number, [f"kind={kind}"], tmp_path / kind) for number, kind in enumerate(kinds)]
+    ended = {}
+    while waiting or pool.running:
+        while waiting and pool.has_room:
+            job = waiting.pop(0)
+            pool.start(job, [*job.overrides, f'hydra.run.dir="{job.folder}"'])
+        ended |= {job.overrides[0].partition("=")[2]: job for job in pool.ended()}
+    pool.close()
+    assert {kind: job.state for kind, job in ended.items()} == {
+        "completed": "completed",
+        "pruned": "pruned",
+        "failed": "failed",
+        "killed": "interrupted",
+        "late": "interrupted",
+    }
+    assert ended["completed"].value == 0.5
+    assert ended["failed"].error == "kind: it cannot be failed"
+    assert ended["killed"].error == "killed by signal 9 (out of memory?)"
+    assert ended["late"].error == "stopped after 1.5 s, hydra.launcher.timeout_s"
+    seen = {json.loads((tmp_path / kind / "results.json").read_text())["gpus"] for kind in kinds[:2]}
+    assert seen == {"4", "7"}
 
 
 @pytest.mark.parametrize(
