@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from iolaus.check import check
-from iolaus.compose import composed
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
@@ -123,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _memory(options: argparse.Namespace) -> None:
+    from iolaus.compose import composed  # Hydra, which no other command needs
+
     sys.path.append(os.getcwd())  # the user's own packages, which settings allow by name
     config = composed(options.words, _options())
     import_lightning()

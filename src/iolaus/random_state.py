@@ -29,3 +29,16 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if len(state.get("cuda", [])) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def capture_torch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The states of torch's generators that a model on a device draws from: the processor's, and the device's own."""
+    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return torch.get_rng_state(), own
+
+
+def restore_torch(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
+    """Put these generators back."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.get_device_module(device).set_rng_state(state[1], device)

@@ -8,8 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from iolaus.errors import Pruned
-
-TRIAL = "IOLAUS_TRIAL"
+from iolaus.sweep.jobs import TRIAL
 
 
 class Pruning(pl.Callback):

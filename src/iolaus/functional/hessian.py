@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iolaus import random_state
+
 Loss = Callable[[Any], tuple[Tensor, Tensor | int]]
 
 
@@ -41,7 +43,7 @@ class Hessian:
         self.dim = sum(self.sizes)
         self._loss = loss
         self._buffers = [(buffer, buffer.clone(), buffer._version) for buffer in module.buffers()]
-        self._random = _random_state(self.device)
+        self._random = random_state.capture_torch(self.device)
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """H v, (d,).
@@ -91,15 +93,9 @@ class Hessian:
 
     def _begin_anew(self) -> None:
         """Put random numbers and buffers back to where they were at first."""
-        torch.set_rng_state(self._random[0])
-        if self._random[1] is not None:
-            torch.cuda.set_rng_state(self._random[1], self.device)
+        random_state.restore_torch(self._random, self.device)
         for number, (buffer, content, version) in enumerate(self._buffers):
             if buffer._version != version:  # it was written to
                 with torch.no_grad():
                     buffer.copy_(content)
                 self._buffers[number] = (buffer, content, buffer._version)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None

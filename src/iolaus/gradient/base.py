@@ -1,5 +1,6 @@
 """Where a step's gradient comes from: an estimate enters through autograd, so that whatever follows a backward pass goes on as it is."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,13 +13,14 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from iolaus import random_state
 from iolaus.functional.keys import mix
 
 Evaluation = tuple[torch.Tensor, Any, torch.Tensor]  # loss, output and target
 Step = Callable[[Any], Evaluation]  # of a batch; it changes nothing but buffers
 Tensors = dict[str, torch.Tensor]  # parameters by name, or something for each
 
-OTHER_NUMBERS = "evaluated together the model draws other random numbers"
+log = logging.getLogger("iolaus")
 
 
 class Estimator(ABC):
@@ -104,13 +106,12 @@ class Evaluations:
         self._batch = batch
         self._buffers = dict(module.named_buffers())
         self._before = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        self._random: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._device = next(iter(self.parameters.values())).device
+        self._random = random_state.capture_torch(self._device)
 
     def first(self, parameters: Tensors) -> torch.Tensor:
         """The loss, whose output, target and buffers are those that stay."""
-        start = self._replay()
         loss, output, target, buffers = self._evaluate(parameters)
-        self._random = start
         self.output, self.target = tree_map(_primal, (output, target))
         for name, buffer in self._buffers.items():
             buffer.copy_(_primal(buffers[name]))
@@ -118,27 +119,13 @@ class Evaluations:
 
     def again(self, parameters: Tensors) -> torch.Tensor:
         """The loss with other parameters and the same random numbers."""
-        self._replay()
+        random_state.restore_torch(self._random, self._device)
         return self._evaluate(parameters)[0]
 
     def _evaluate(self, parameters: Tensors) -> tuple[torch.Tensor, Any, torch.Tensor, Tensors]:
         buffers = {name: buffer.clone() for name, buffer in self._before.items()}
         given = {f"module.{name}": value for name, value in (parameters | buffers).items()}
         return *functional_call(self._call, given, (self._batch,)), buffers
-
-    def _replay(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Put the generators where the first evaluation found them; their states then."""
-        accelerator = self._accelerator()
-        if self._random is not None:
-            torch.set_rng_state(self._random[0])
-            if accelerator is not None and self._random[1] is not None:
-                accelerator.set_rng_state(self._random[1])
-            return self._random
-        return torch.get_rng_state(), accelerator.get_rng_state() if accelerator is not None else None
-
-    def _accelerator(self) -> Any:
-        device = next(iter(self.parameters.values())).device
-        return None if device.type == "cpu" else torch.get_device_module(device)
 
 
 class _Call(nn.Module):
@@ -153,15 +140,27 @@ class _Call(nn.Module):
         return self._step(batch)
 
 
-def agree(losses: torch.Tensor, loss: torch.Tensor) -> bool:
-    """Whether losses that were evaluated together are that of a single evaluation, rounding apart."""
-    tolerance = torch.finfo(loss.dtype).eps ** (2 / 3) * max(1.0, loss.abs().item())
-    return bool((losses - loss).abs().max() <= tolerance)
+def together(
+    evaluate: Callable[[], tuple[torch.Tensor, torch.Tensor]], loss: torch.Tensor, what: str
+) -> torch.Tensor | None:
+    """What a vectorised evaluation gives; None, and a line, where it cannot be done, or its losses are not that of a single one.
 
-
-def short(error: Exception) -> str:
-    """An error of torch in a line."""
-    return " ".join(str(error).split())[:150]
+    Args:
+        evaluate: gives losses, which should all be `loss` but for rounding, and the result.
+        loss: of a single evaluation.
+        what: is done one by one from now on, for the line.
+    """
+    try:
+        losses, result = evaluate()
+    except RuntimeError as error:  # as of batch norms that keep statistics
+        reason = " ".join(str(error).split())[:150]
+    else:
+        tolerance = torch.finfo(loss.dtype).eps ** (2 / 3) * max(1.0, loss.abs().item())
+        if (losses - loss).abs().max() <= tolerance:
+            return result
+        reason = "evaluated together the model draws other random numbers"
+    log.info("%s one by one: %s", what, reason)
+    return None
 
 
 def _primal(value: Any) -> Any:

@@ -1,14 +1,10 @@
 """The gradient by central differences of every parameter. https://en.wikipedia.org/wiki/Finite_difference."""
 
-import logging
-
 import torch
 from torch.func import vmap
 
-from iolaus.gradient.base import OTHER_NUMBERS, Estimator, Evaluations, Tensors, agree, short
+from iolaus.gradient.base import Estimator, Evaluations, Tensors, together
 from iolaus.gradient.directions import step_length
-
-log = logging.getLogger("iolaus")
 
 
 class FiniteDifference(Estimator):
@@ -58,25 +54,21 @@ class FiniteDifference(Estimator):
         return torch.cat(found).to(parameter.dtype).view_as(parameter)
 
 
-def _losses(evaluations: Evaluations, name: str, values: torch.Tensor, together: bool) -> torch.Tensor:
+def _losses(evaluations: Evaluations, name: str, values: torch.Tensor, at_once: bool) -> torch.Tensor:
     """The loss for each of several values of one parameter tensor: (n, *shape) to (n,)."""
 
     def loss(value: torch.Tensor) -> torch.Tensor:
         return evaluations.again(evaluations.parameters | {name: value})
 
-    return vmap(loss, randomness="same")(values) if together else torch.stack([loss(value) for value in values])
+    return vmap(loss, randomness="same")(values) if at_once else torch.stack([loss(value) for value in values])
 
 
 def _can_be_together(evaluations: Evaluations, loss: torch.Tensor) -> bool:
     """Whether losses that are evaluated together are those of single evaluations."""
     name, parameter = next(iter(evaluations.parameters.items()))
-    try:
-        losses = _losses(evaluations, name, torch.stack([parameter, parameter]), together=True)
-    except RuntimeError as error:
-        reason = short(error)
-    else:
-        if agree(losses, loss):
-            return True
-        reason = OTHER_NUMBERS
-    log.info("gradient=finite_difference: parameters are moved one by one: %s", reason)
-    return False
+
+    def evaluate() -> tuple[torch.Tensor, torch.Tensor]:
+        losses = _losses(evaluations, name, torch.stack([parameter, parameter]), at_once=True)
+        return losses, losses
+
+    return together(evaluate, loss, "gradient=finite_difference: parameters are moved") is not None

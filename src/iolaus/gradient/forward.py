@@ -1,6 +1,5 @@
 """The gradient by forward mode along random tangents. Baydin and others, https://arxiv.org/abs/2202.08587."""
 
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -9,10 +8,8 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import jvp, vmap
 
-from iolaus.gradient.base import OTHER_NUMBERS, Estimator, Evaluations, Tensors, agree, short
+from iolaus.gradient.base import Estimator, Evaluations, Tensors, together
 from iolaus.gradient.directions import direction
-
-log = logging.getLogger("iolaus")
 
 
 class Forward(Estimator):
@@ -78,17 +75,11 @@ class Forward(Estimator):
             loss, slope = jvp(evaluations.again, (evaluations.parameters,), (tangent,))  # type: ignore[misc]
             return loss, slope
 
-        try:
-            losses, slopes = vmap(along, randomness="same")(stacked)
-        except RuntimeError as error:
-            reason = short(error)
-        else:
-            if agree(losses, loss):
-                return slopes
-            reason = OTHER_NUMBERS
-        self._one_by_one = True
-        log.info("gradient=forward: tangents are evaluated one by one: %s", reason)
-        return None
+        slopes = together(
+            lambda: vmap(along, randomness="same")(stacked), loss, "gradient=forward: tangents are evaluated"
+        )
+        self._one_by_one = slopes is None
+        return slopes
 
 
 def _along(evaluations: Evaluations, tangent: Tensors, is_first: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from iolaus.errors import UserError
 from iolaus.runs import is_training, read_results
 
 PLAN = "sweep.yaml"  # what was asked for, and the jobs
+TRIAL = "IOLAUS_TRIAL"  # the variable that tells a job which trial of a search it is
 LOG = "job.log"  # what a job wrote to its terminal
 EARLIER = "earlier"  # folders of failed jobs that are run again
 DONE = ("completed", "pruned")
@@ -84,7 +85,7 @@ class Job:
         """The last epoch that was logged, and the objective then."""
         try:
             rows = (self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
-            monitor = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))["objective"]["monitor"]
+            monitor = read_results(self.folder)["objective"]["monitor"]
             values = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
             return int(values["epoch"]), float(values[monitor]) if values.get(monitor) else None
         except (OSError, ValueError, KeyError, IndexError, TypeError):

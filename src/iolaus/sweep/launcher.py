@@ -39,6 +39,7 @@ class Sweep:
         self.folder = Path(config.hydra.sweep.dir).absolute()
         self.script = Path(sys.argv[0]).absolute()
         self.jobs: list[Job] = []
+        self._composed: dict[int, DictConfig] = {}  # by the job's number
         self.config_loader = context.config_loader
         self._options = options
         self._pool: Pool | None = None
@@ -73,6 +74,7 @@ class Sweep:
         job = Job(number, list(overrides), self.folder / str(config.hydra.sweep.subdir), list(varying))
         if job.folder.exists():
             job.look()
+        self._composed[number] = config
         self.jobs.append(job)
         return job
 
@@ -85,7 +87,7 @@ class Sweep:
 
     def settings(self, job: Job) -> tuple[DictConfig, dict[str, Any]]:
         """The settings of a job as its run gets them, and the option chosen for each group."""
-        config = self.config_loader.load_sweep_config(self.config, job.overrides)
+        config = self._composed[job.number]
         with open_dict(config):
             config.hydra.runtime.output_dir = str(job.folder)
         HydraConfig.instance().set_config(config)

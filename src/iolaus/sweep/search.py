@@ -14,12 +14,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from iolaus.errors import UserError, did_you_mean
 from iolaus.runs import read_results
-from iolaus.sweep.jobs import Job
+from iolaus.sweep.jobs import TRIAL, Job
 from iolaus.sweep.launcher import Display, Sweep
 
 log = logging.getLogger("iolaus")
 
-TRIAL = "IOLAUS_TRIAL"  # tells a job which trial it is
 JOURNAL = "study.journal"
 DIRECTIONS = {"min": "minimize", "max": "maximize"}
 SAMPLERS = {
