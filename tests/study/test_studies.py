@@ -98,6 +98,7 @@ def test_a_study_is_a_command(command):
         ),
         (["stages=[study]"], "stages: a study is done alone and by its name, as in study=worked_function"),
         (["study=jacobian", "study.input=3"], "study.input: "),
+        (["study=dimension", "study.dimensions=[]"], "study: Dimension: dimensions must be two whole numbers or more"),
         (["study=worked_function", "study.w1=0.5"], "study: WorkedFunction: w1 must be above 1"),
         (
             ["study=map_methods", "study.num_points=100"],

@@ -58,6 +58,17 @@ class Function(nn.Module):
         return self.w.grad
 
 
+def several(numbers: Sequence[int], name: str) -> list[int]:
+    """The sizes that a study compares.
+
+    Raises:
+        ValueError: for fewer than two, or one below 1.
+    """
+    if len(numbers) < 2 or min(numbers) < 1:
+        raise ValueError(f"{name} must be two whole numbers or more, each at least 1; received {list(numbers)}")
+    return list(numbers)
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """The power p of y ~ x^p, fitted by least squares to the logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

@@ -8,7 +8,7 @@ from iolaus.exhibits import Curves, Exhibit, Table
 from iolaus.gradient.forward import Forward
 from iolaus.gradient.reverse import Reverse
 from iolaus.gradient.two_point import TwoPoint
-from iolaus.study.base import Function, Study, followed, slope
+from iolaus.study.base import Function, Study, followed, several, slope
 
 GOAL = 0.01  # of the loss at the start
 
@@ -28,7 +28,7 @@ class Dimension(Study):
 
     def __init__(self, dimensions: Sequence[int] = (8, 16, 32, 64, 128, 256), repeats: int = 5, seed: int = 0):
         super().__init__(seed)
-        self.dimensions = list(dimensions)
+        self.dimensions = several(dimensions, "dimensions")
         self.repeats = repeats
 
     def run(self) -> dict[str, Exhibit]:

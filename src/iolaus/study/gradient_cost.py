@@ -15,7 +15,7 @@ from iolaus.gradient.finite_difference import FiniteDifference
 from iolaus.gradient.forward import Forward
 from iolaus.gradient.reverse import Reverse
 from iolaus.gradient.two_point import TwoPoint
-from iolaus.study.base import Study, followed, slope
+from iolaus.study.base import Study, followed, several, slope
 
 INPUTS, OUTPUTS, ROWS = 64, 10, 256
 ENOUGH_S = 0.05  # of one measurement
@@ -53,7 +53,7 @@ class GradientCost(Study):
 
     def __init__(self, widths: Sequence[int] = (1, 4, 16, 64, 256, 1024), most_differences: int = 5_000, seed: int = 0):
         super().__init__(seed)
-        self.widths = list(widths)
+        self.widths = several(widths, "widths")
         self.most_differences = most_differences
 
     def run(self) -> dict[str, Exhibit]:

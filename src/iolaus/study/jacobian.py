@@ -7,7 +7,7 @@ from torch.func import jacfwd, jacrev
 from torch.utils.flop_counter import FlopCounterMode
 
 from iolaus.exhibits import Curves, Exhibit, Table
-from iolaus.study.base import Study, followed
+from iolaus.study.base import Study, followed, several
 from iolaus.study.gradient_cost import seconds
 
 
@@ -33,7 +33,7 @@ class Jacobian(Study):
     ):
         super().__init__(seed)
         self.num_inputs = num_inputs
-        self.outputs = list(outputs)
+        self.outputs = several(outputs, "outputs")
         self.hidden_dim = hidden_dim
 
     def run(self) -> dict[str, Exhibit]:

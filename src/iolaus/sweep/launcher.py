@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from iolaus.rules import GROUPS
 from iolaus.sweep.jobs import DONE, Job, typed, write_plan
@@ -88,7 +88,7 @@ class Sweep:
     def settings(self, job: Job) -> tuple[DictConfig, dict[str, Any]]:
         """The settings of a job as its run gets them, and the option chosen for each group."""
         config = self._composed[job.number]
-        with open_dict(config):
+        with read_write(config.hydra), open_dict(config):  # which Hydra has made read-only
             config.hydra.runtime.output_dir = str(job.folder)
         HydraConfig.instance().set_config(config)
         choices = {str(group).partition("@")[0]: choice for group, choice in config.hydra.runtime.choices.items()}
