@@ -80,6 +80,7 @@ RANGES = {
     "hidden_dims": "[1, inf)",
     "impressions": "[1, inf)",
     "input_shape": "[1, inf)",
+    "join_timeout_s": "(0, inf)",
     "kernel_size": "[1, inf)",
     "label_smoothing": "[0, 1)",
     "lanczos_steps": "[2, inf)",
@@ -117,6 +118,7 @@ RANGES = {
     "step_size": "[1, inf)",
     "strides": "[1, inf)",
     "temperature": "[0, inf)",
+    "timeout_s": "(0, inf)",
     "test_fraction": "[0, 1)",
     "top_k": "[1, inf)",
     "top_p": "(0, 1]",
@@ -141,6 +143,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
         *("transformer-engine", "transformer-engine-float16", 16, 32, 64, "16", "32", "64", "bf16", None),
     ),
     "trainer.gradient_clip_algorithm": ("norm", "value", None),
+    "trainer.scale_lr": ("linear", "sqrt", None),
     "trainer.profiler": ("simple", "advanced", "pytorch", None),
 }
 

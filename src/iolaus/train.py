@@ -1,8 +1,14 @@
 """The story of a run: build, try a batch, fit, test, report."""
 
-from omegaconf import DictConfig
+import logging
 
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from iolaus import ranks
+from iolaus.check import plain
+from iolaus.errors import UserError
 from iolaus.runs import Job
+from iolaus.supervise import is_due, supervise
 
 
 def train(config: DictConfig, job: Job) -> float | None:
@@ -13,21 +19,53 @@ def train(config: DictConfig, job: Job) -> float | None:
         job: what the user asked for, and whether it goes on with an earlier run.
     """
     # imported here and not above: help, completion and every message about settings come without torch
+    if is_due(config):
+        return supervise(config, [] if job.resumed else [f'hydra.run.dir="{config.output_dir}"'])
+    config = _agreed(config, job)
     from iolaus.build import build
     from iolaus.data.loader import reading_told
     from iolaus.preflight import preflight
     from iolaus.report import Report
 
-    with Report(config, job) as report, reading_told():
-        if "study" in config.stages:
-            report.study()
-            return None
-        run = report.follow(build(config))
-        preflight(run)
-        if "info" in config.stages:
-            report.info()
-        if "fit" in config.stages:
-            report.fit()
-        if "test" in config.stages:
-            report.test()
-    return report.objective
+    try:
+        with Report(config, job) as report, ranks.losses_told(), reading_told():
+            if "study" in config.stages:
+                report.study()
+                return None
+            run = report.follow(build(config))
+            preflight(run)
+            if "info" in config.stages:
+                report.info()
+            if "fit" in config.stages:
+                report.fit()
+            if "test" in config.stages:
+                report.test()
+        return report.objective
+    finally:
+        ranks.leave()
+
+
+def _agreed(config: DictConfig, job: Job) -> DictConfig:
+    """The settings of the first of the processes that train together, which all of them then have; alone one's own.
+
+    Raises:
+        UserError: where one is started with other words than another, or cannot be reached.
+    """
+    here = ranks.place()
+    if here.world == 1:
+        return config
+    ranks.join(config.trainer.timeout_s, config.trainer.join_timeout_s)
+    told = ranks.gather({"settings": plain(config), "words": job.overrides})
+    for rank, one in enumerate(told):
+        if one["words"] != told[0]["words"]:
+            raise UserError(
+                f"{here.launcher}: rank 0 was started with {' '.join(told[0]['words']) or 'no settings'}, and rank {rank} with "
+                f"{' '.join(one['words']) or 'none'}; start all with the same command"
+            )
+    if here.rank > 0:
+        logging.getLogger().handlers.clear()  # the first one speaks
+    agreed = OmegaConf.create(told[0]["settings"])
+    with open_dict(agreed):
+        agreed.trainer.devices = here.local_world
+        agreed.trainer.num_nodes = here.world // here.local_world
+    return agreed

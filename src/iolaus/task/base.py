@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from iolaus import ranks
 from iolaus.divergence import diverged, not_finite
 from iolaus.errors import UserError
 from iolaus.exhibits import Exhibit
@@ -109,11 +110,32 @@ class Task(pl.LightningModule, ABC):
         if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
             return loss
         self._scored = batch_idx
-        self.train_scores.add(loss, output, target, self.size(target))
+        size, is_spare = self.size(target), self._is_spare("train", batch_idx)
+        if not is_spare:
+            self.train_scores.add(loss, output, target, size)
         if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_pending_loss()
             self.pending_loss = step, loss.detach()
-        return loss
+        return loss if ranks.count() == 1 else self._of_all(loss, 0 if is_spare else size)
+
+    def _is_spare(self, split: str, batch_idx: int) -> bool:
+        """Whether a batch is there only to keep this process in step with the others."""
+        return ranks.count() > 1 and self.trainer.datamodule.is_spare(split, batch_idx)  # type: ignore[attr-defined]
+
+    def _of_all(self, loss: torch.Tensor, size: torch.Tensor | int) -> torch.Tensor:
+        """The loss of this process' part of a batch, scaled so that the mean of all gradients is that of the whole batch's loss.
+
+        Parts of one size need nothing, and all but an epoch's last have it; where a loss is the mean of something else than samples, or the
+        batch is the last, the processes tell one another their sizes.
+        """
+        if getattr(self.loss, "reduction", "mean") == "sum":
+            return loss * ranks.count()
+        is_last = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if isinstance(size, int) and not is_last:
+            return loss
+        total = torch.as_tensor(size, dtype=torch.float32, device=loss.device).clone()
+        torch.distributed.all_reduce(total)
+        return loss * (size * ranks.count() / total)
 
     def on_train_epoch_start(self) -> None:
         self._scored = -1
@@ -156,15 +178,16 @@ class Task(pl.LightningModule, ABC):
             raise diverged(self.trainer, None, self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.score(self.val_scores, batch)
+        self.score(self.val_scores, batch, self._is_spare("val", batch_idx))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.score(self.test_scores, batch)
+        self.score(self.test_scores, batch, self._is_spare("test", batch_idx))
 
-    def score(self, scores: Scores, batch: Any) -> tuple[Any, torch.Tensor]:
-        """Evaluate a batch and keep it for a split's scores; its output and target."""
+    def score(self, scores: Scores, batch: Any, is_spare: bool = False) -> tuple[Any, torch.Tensor]:
+        """Evaluate a batch and keep it for a split's scores, unless it must not count; its output and target."""
         loss, output, target = self.evaluate(batch)
-        scores.add(loss, output, target, self.size(target))
+        if not is_spare:
+            scores.add(loss, output, target, self.size(target))
         return output, target
 
     def on_train_epoch_end(self) -> None:
@@ -198,7 +221,7 @@ class Task(pl.LightningModule, ABC):
         values = scores.compute()
         scores.reset()
         single, others = single_numbers(values)
-        self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()}, sync_dist=True)
+        self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()})
         return others
 
     def configure_optimizers(self) -> Any:
