@@ -13,9 +13,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
 from iolaus import random_state, ranks
-from iolaus.checkpoint import PARTIAL, CheckpointFiles, DamagedCheckpoint, read
+from iolaus.checkpoint import CheckpointFiles, DamagedCheckpoint, read
 from iolaus.data.base import DataModule
 from iolaus.divergence import diverged, not_finite
+from iolaus.files import PARTIAL
 from iolaus.runs import paths_moved
 from iolaus.signals import Stopped, requests
 from iolaus.task.base import Task

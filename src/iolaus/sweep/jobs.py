@@ -1,6 +1,5 @@
 """The jobs of a sweep: their folders, what became of them, and what is left to do."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
