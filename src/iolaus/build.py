@@ -139,17 +139,13 @@ def _of_processes(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with what only the number of processes tells; the saved ones do not say it, as a run may go on with another number."""
     parts = copy.deepcopy(settings)
     _scale_rates(parts)
-    if isinstance(strategy := parts["trainer"].get("strategy"), dict):
-        _settle_strategy(parts["trainer"], strategy)
+    if ranks.count() == 1 and str(_target(parts["trainer"].get("strategy"))).startswith("iolaus.strategy."):
+        parts["trainer"]["strategy"] = "auto"  # one alone has nothing to average or to share
     return parts
 
 
-def _settle_strategy(trainer: dict[str, Any], strategy: dict[str, Any]) -> None:
-    """One process alone has nothing to average or to share; of several, parts are shared by all."""
-    if ranks.count() == 1 and strategy["_target_"].endswith((".DDPStrategy", ".ModelParallelStrategy")):
-        trainer["strategy"] = "auto"
-    elif strategy.get("data_parallel_size") == "auto":
-        strategy["data_parallel_size"] = ranks.count() // strategy.get("tensor_parallel_size", 1)
+def _target(node: Any) -> str | None:
+    return node.get("_target_") if isinstance(node, dict) else None
 
 
 def _scale_rates(settings: dict[str, Any]) -> None:

@@ -181,7 +181,7 @@ def _trains(strategy: Strategy, task: pl.LightningModule) -> bool:
 def _averages_gradients(strategy: Strategy) -> bool:
     """Whether a step of several processes differs from one of a single process in its backward pass alone."""
     return (
-        type(strategy) is DDPStrategy
+        isinstance(strategy, DDPStrategy)
         and isinstance(strategy.model, DistributedDataParallel)
         and strategy._model_averager is None
     )

@@ -1,14 +1,17 @@
 """The story of a run: build, try a batch, fit, test, report."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from iolaus import ranks
 from iolaus.check import plain
 from iolaus.errors import UserError
-from iolaus.runs import Job
+from iolaus.runs import Job, read_results
 from iolaus.supervise import is_due, supervise
+
+log = logging.getLogger("iolaus")
 
 
 def train(config: DictConfig, job: Job) -> float | None:
@@ -22,6 +25,8 @@ def train(config: DictConfig, job: Job) -> float | None:
     if is_due(config):
         return supervise(config, [] if job.resumed else [f'hydra.run.dir="{config.output_dir}"'])
     config = _agreed(config, job)
+    if job.resumed:
+        _keep_batches(config)
     from iolaus.build import build
     from iolaus.data.loader import reading_told
     from iolaus.preflight import preflight
@@ -66,6 +71,33 @@ def _agreed(config: DictConfig, job: Job) -> DictConfig:
         logging.getLogger().handlers.clear()  # the first one speaks
     agreed = OmegaConf.create(told[0]["settings"])
     with open_dict(agreed):
-        agreed.trainer.devices = here.local_world
+        if not OmegaConf.is_list(agreed.trainer.devices):
+            agreed.trainer.devices = here.local_world
         agreed.trainer.num_nodes = here.world // here.local_world
+    log.info(
+        "%d processes, each with batches of %d: %d in all",
+        here.world,
+        agreed.data.batch_size,
+        here.world * agreed.data.batch_size,
+    )
     return agreed
+
+
+def _keep_batches(config: DictConfig) -> None:
+    """A run that goes on with another number of processes keeps the batches of all, and so its steps.
+
+    Raises:
+        UserError: where they cannot be shared out evenly.
+    """
+    before, now = read_results(Path(config.output_dir)).get("processes") or 1, ranks.place().world
+    if before == now or config.data.batch_size is None:
+        return
+    whole = config.data.batch_size * before
+    if whole % now:
+        raise UserError(
+            f"trainer.devices: the run has batches of {whole} in all, of {before} processes, which {now} cannot share evenly; "
+            f"go on with a number that divides {whole}"
+        )
+    with open_dict(config):
+        config.data.batch_size = whole // now
+    log.info("%d processes instead of %d: batches of %d each, still %d in all", now, before, whole // now, whole)

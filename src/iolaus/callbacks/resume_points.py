@@ -304,7 +304,7 @@ def newest_point(folder: Path, train_on: bool) -> tuple[Path, dict[str, Any]] | 
         train_on: whether a run that has ended is to go on; then the end of a training that ended inside an epoch does not count.
     """
     for partial in folder.glob(f"*{PARTIAL}"):
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # which another process of the run may have done
     for file in (folder / LAST, folder / PREVIOUS):
         if file.exists():
             try:
