@@ -181,3 +181,59 @@ def test_it_goes_on_with_another_number_of_processes(tmp_path):
     assert "2 in all" not in child.text
     assert "batches of 16 each, still 16 in all" in child.text
     assert_alike(whole, tmp_path / "killed" / "run", 1e-9)
+
+
+TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+REFUSED = [
+    (
+        TWO,
+        [],
+        "trainer.devices: torchrun started 2 processes, 2 on this machine, and each would train alone; add trainer=ddp",
+    ),
+    (
+        TWO,
+        ["trainer=ddp", "trainer.devices=4"],
+        "trainer.devices: torchrun started 2 processes, 2 on this machine; set",
+    ),
+    (TWO, ["trainer=ddp", "trainer.num_nodes=3"], "trainer.num_nodes: torchrun started 2 processes"),
+    (TWO | {"WORLD_SIZE": "3"}, ["trainer=ddp"], "torchrun: machines must have equally many processes"),
+    (TWO | {"RANK": "2"}, ["trainer=ddp"], "this process is number 2 of 2"),
+    (TWO | {"RANK": "x"}, ["trainer=ddp"], "RANK: must be a whole number; received 'x'"),
+    (TWO, ["trainer=ddp", "-m", "optim.lr=1e-2,1e-3"], "-m: a sweep starts the processes of its jobs itself"),
+    (TWO, ["trainer=ddp", "callbacks=[default,go_back]"], "callbacks.go_back: goes with one process"),
+    (TWO, ["trainer=ddp", "optim=lbfgs"], "optim=lbfgs:"),
+    (TWO, ["trainer=fsdp", "callbacks=[default,ema]"], "trainer=fsdp: Averaging among the callbacks"),
+    (
+        TWO | {"MASTER_PORT": "1"},
+        ["trainer=ddp", "trainer.join_timeout_s=1"],
+        "not all 2 processes came together at 127.0.0.1:1 within 1 s",
+    ),
+    (TWO, ["trainer=ddp"], "MASTER_PORT: is not set"),
+    (
+        {},
+        ["trainer=ddp", "trainer.devices=2", "trainer.num_nodes=2"],
+        "trainer.num_nodes: 2 machines, and MASTER_ADDR is not set",
+    ),
+    (
+        {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "2"},
+        ["trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"],
+        "NODE_RANK: must be from 0 to 1 with trainer.num_nodes=2; received 2",
+    ),
+    (
+        {},
+        ["trainer=ddp", "trainer.devices=1000"],
+        "trainer.devices: 1000 processes are asked for, and this machine has",
+    ),
+    ({}, ["trainer.scale_lr=cubic"], "trainer.scale_lr: must be linear or sqrt or null; received 'cubic'"),
+]
+
+
+@pytest.mark.parametrize(("environment", "words", "message"), REFUSED, ids=[message[:40] for _, _, message in REFUSED])
+def test_refused_in_a_line(command, monkeypatch, environment, words, message):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    outcome = command("data=iris", "trainer.max_epochs=1", *words)
+    assert outcome.code == 1
+    assert message in outcome.text
+    assert "Traceback" not in outcome.text
+    assert len(outcome.text.strip().splitlines()) == 1, outcome.text

@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 ERROR = "iolaus/error"  # in the processes' common store: what the first that failed says
 TOLD = "iolaus/told"  # how many wanted to say something
 WORLD = "iolaus/world"  # how many processes rank 0 expects
-TURN_S = 600.0  # that a node's other processes wait while the first prepares the data
+SUPERVISED = "IOLAUS_SUPERVISED"  # set for processes that `supervise` watches
 
 _store: Any = None  # that all of them reach, once they have joined
 
@@ -190,13 +190,18 @@ def in_turn(act: Callable[[], Any]) -> None:
 
 def tells(error: BaseException) -> bool:
     """Whether this process is the one that tells the user of an error: the first that asks."""
-    here = place()
+    try:
+        here = place()
+    except UserError:  # which may be the error
+        return True
     if here.world == 1:
         return True
     if _store is None:  # all have made the same mistake: one a machine tells
         return here.local_rank == 0
     try:
-        if isinstance(error, Lost) or _store.add(TOLD, 1) > 1:
+        if isinstance(error, Lost):  # whoever watches them knows which one it was, and why
+            return here.rank == 0 and SUPERVISED not in os.environ and first_error() is None
+        if _store.add(TOLD, 1) > 1:
             return False
         _store.set(ERROR, str(error))
     except RuntimeError:  # the store has gone with rank 0, which has told what it had to tell
@@ -222,14 +227,17 @@ def losses_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if count() == 1 or not _is_of_connection(error):
+        if not is_of_connection(error):
             raise
         raise Lost(
             f"another process of the run has ended, or does not answer: {str(error).splitlines()[0][:160]}"
         ) from error
 
 
-def _is_of_connection(error: RuntimeError) -> bool:
+def is_of_connection(error: Exception) -> bool:
+    """Whether an error is of the connection between processes."""
+    if count() == 1:
+        return False
     from torch import distributed
 
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))

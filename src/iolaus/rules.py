@@ -143,7 +143,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
         *("transformer-engine", "transformer-engine-float16", 16, 32, 64, "16", "32", "64", "bf16", None),
     ),
     "trainer.gradient_clip_algorithm": ("norm", "value", None),
-    "trainer.scale_lr": ("linear", "sqrt", None),
     "trainer.profiler": ("simple", "advanced", "pytorch", None),
 }
 

@@ -19,13 +19,13 @@ from omegaconf import DictConfig
 from iolaus import ranks
 from iolaus.errors import UserError
 from iolaus.runs import note_results, read_results
+from iolaus.sweep import jobs
 
 log = logging.getLogger("iolaus")
 
 TICK_S = 0.1
 GRACE_S = 10.0  # for the others, once one has failed
 PR_SET_PDEATHSIG = 1
-SUPERVISED = "IOLAUS_SUPERVISED"  # set for the processes that this one watches
 
 
 def devices(config: DictConfig) -> int:
@@ -62,7 +62,7 @@ def _gpus() -> int:
 
 def is_due(config: DictConfig) -> bool:
     """Whether this process is to start those that train: several devices are asked for, and nothing has started them yet."""
-    if ranks.place().launcher or os.environ.get(SUPERVISED):
+    if ranks.place().launcher or os.environ.get(ranks.SUPERVISED):
         return False
     several = config.trainer.devices not in (1, "1") or config.trainer.num_nodes not in (1, "auto")
     return several and (devices(config) > 1 or nodes(config) > 1)
@@ -90,8 +90,9 @@ def supervise(config: DictConfig, words: Sequence[str]) -> float | None:
         SystemExit: with the code of those that ended otherwise than well; they have told why.
     """
     command = [*_command(), *words]
+    inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # which this one has set
     processes = [
-        subprocess.Popen(command, env=os.environ | more, preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL)
+        subprocess.Popen(command, env=inherited | more, preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL)
         for more in _environments(config)
     ]
     with _passed_on(processes) as received:
@@ -156,11 +157,11 @@ def _passed_on(processes: list[subprocess.Popen]) -> Iterator[list[int]]:
 
 
 def _command() -> list[str]:
-    """The command that this process was started with; a forked one has the script alone."""
+    """The command that this process was started with, without a folder."""
     script, *words = sys.argv
     if Path(script).name == "__main__.py":
         return [sys.executable, "-m", "iolaus", *words]
-    return [sys.executable, script, *words]
+    return [sys.executable, script, *(word for word in jobs.typed or words if not word.startswith("output_dir="))]
 
 
 def _environments(config: DictConfig) -> list[dict[str, str]]:
@@ -187,7 +188,7 @@ def _environments(config: DictConfig) -> list[dict[str, str]]:
         "LOCAL_WORLD_SIZE": number,
         "TORCHELASTIC_RUN_ID": "iolaus",  # by which Lightning knows that the processes were started for it
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max((os.cpu_count() or 1) // number, 1)),
-        SUPERVISED: 1,
+        ranks.SUPERVISED: 1,
     }
     if machines == 1:
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}

@@ -32,22 +32,20 @@ def train(config: DictConfig, job: Job) -> float | None:
     from iolaus.preflight import preflight
     from iolaus.report import Report
 
-    try:
-        with Report(config, job) as report, ranks.losses_told(), reading_told():
-            if "study" in config.stages:
-                report.study()
-                return None
-            run = report.follow(build(config))
-            preflight(run)
-            if "info" in config.stages:
-                report.info()
-            if "fit" in config.stages:
-                report.fit()
-            if "test" in config.stages:
-                report.test()
-        return report.objective
-    finally:
-        ranks.leave()
+    with Report(config, job) as report, ranks.losses_told(), reading_told():
+        if "study" in config.stages:
+            report.study()
+            return None
+        run = report.follow(build(config))
+        preflight(run)
+        if "info" in config.stages:
+            report.info()
+        if "fit" in config.stages:
+            report.fit()
+        if "test" in config.stages:
+            report.test()
+    ranks.leave()  # and not after an error: which of the processes tells of it is settled between them
+    return report.objective
 
 
 def _agreed(config: DictConfig, job: Job) -> DictConfig:
