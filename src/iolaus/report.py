@@ -32,6 +32,7 @@ from iolaus.results import command, git, machine, setting, told, versions
 from iolaus.run_report import write_report
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
+from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
@@ -301,7 +302,7 @@ class Report:
             log.info("nothing was trained: %s", shlex.quote(os.path.relpath(self.folder)))
             return
         run = self.run
-        log.info("%s", outcome(results))
+        log.log(RESULT, "%s", outcome(results))
         has_tensorboard = run is not None and "tensorboard" in (self.config.get("logger") or {})
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets

@@ -19,14 +19,14 @@ MOST_SHOWN = 100  # figures and samples
 SUFFIXES = {"figures": (".png", ".gif"), "samples": (".txt", ".csv", ".wav")}
 
 
-def report_run(folder: Path) -> Path:
+def report_run(folder: Path) -> tuple[dict[str, Any], Path]:
     """Write a run's report again; figures that are missing are drawn where metrics.csv is enough.
 
     Args:
         folder: the run's, which may be a stranger's: nothing outside it is read, and all texts are shown as texts.
 
     Returns:
-        report.html, report.md stands beside it.
+        the results, with what metrics.csv tells where the run did not end; and report.html, report.md stands beside it.
 
     Raises:
         UserError: for a folder that holds no run, or cannot be written to.
@@ -35,6 +35,7 @@ def report_run(folder: Path) -> Path:
     if not results:
         raise UserError(f"{folder}: holds no results to report, {folder / 'results.json'} is missing or unreadable")
     try:
+        results = _with_rows(folder, results)
         _draw_curves(folder, results)
         write_report(folder, results)
     except OSError as error:
@@ -43,7 +44,7 @@ def report_run(folder: Path) -> Path:
         raise UserError(
             f"{folder / 'results.json'}: not what a run wrote: {type(error).__name__}: {str(error)[:100]}"
         ) from None
-    return folder / "report.html"
+    return results, folder / "report.html"
 
 
 def write_report(folder: Path, results: dict[str, Any]) -> None:
@@ -75,7 +76,6 @@ def _named(name: str, values: dict[str, float] | None) -> dict[str, dict[str, fl
 
 
 def _parts(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
-    results = _with_rows(folder, results)
     yield Code(str(results.get("command")))
     yield Words(f"Status: {results['status']}{_duration(results)}.")
     if results.get("error"):
@@ -159,12 +159,19 @@ def _changed(changed: dict[str, Any] | None) -> Iterator[Part]:
     rows = [
         [
             key,
-            short(told["default"]) if "default" in told else "",
-            short(told["value"]) if "value" in told else "left out",
+            _value(told["default"]) if "default" in told else "",
+            _value(told["value"]) if "value" in told else "left out",
         ]
         for key, told in changed.items()
     ]
     yield Table(["setting", "default", "here"], rows)
+
+
+def _value(value: object) -> str:
+    """A setting's value; of a part its class."""
+    if isinstance(value, dict) and isinstance(value.get("_target_"), str):
+        return value["_target_"].rpartition(".")[2]
+    return short(value)
 
 
 def _shown(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
@@ -290,4 +297,4 @@ def _draw_curves(folder: Path, results: dict[str, Any]) -> None:
     from iolaus.figures import learning_curves, png
 
     file.parent.mkdir(exist_ok=True)
-    write(file, png(learning_curves(rows, _with_rows(folder, results).get("best_epoch"))))
+    write(file, png(learning_curves(rows, results.get("best_epoch"))))

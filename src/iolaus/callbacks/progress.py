@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
+from iolaus.terminal import is_live
+
 log = logging.getLogger("iolaus")
 
 
@@ -33,7 +35,7 @@ class Progress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._enabled and sys.stderr.isatty():
+        if self._enabled and is_live(sys.stderr):
             steps = trainer.estimated_stepping_batches
             total = int(steps) if 0 < steps < float("inf") else None
             self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", dynamic_ncols=True, leave=False)
