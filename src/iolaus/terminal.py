@@ -77,7 +77,7 @@ def tree(name: str, settings: dict[str, Any], notes: dict[str, str]) -> str:
 
 def _branches(node: dict[str, Any], notes: dict[str, str], path: str, indent: str) -> list[str]:
     fork, last, line = ("├── ", "└── ", "│   ") if has_boxes() else ("|-- ", "`-- ", "|   ")
-    children = [(key, value) for key, value in node.items() if key != "_target_"]
+    children = [(key, value) for key, value in node.items() if key not in ("_target_", "_accepts_")]
     lines = []
     for place, (key, value) in enumerate(children):
         is_last, full = place == len(children) - 1, f"{path}{key}"
