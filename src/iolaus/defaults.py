@@ -69,11 +69,10 @@ def _changed(
     found: Changes = {group: {"default": None, "value": choice} for group, choice in extra.items()}
     listed = _listed(name, sources)
     for group, choice in (chosen | {word.partition("=")[0]: _read(word) for word in several}).items():
-        default = listed.get(group)
-        if default == "???":  # the data set or the task picks it
-            asked = extra or group in words
-            picked = _composed(name, places, (f"data={chosen['data']}",))[1] if asked else chosen
-            default = picked.get(group)
+        if group != "data" and group not in words and not extra:
+            continue  # the data set or the task picked it
+        picked = {} if group == "data" else _composed(name, places, (f"data={chosen['data']}",))[1]
+        default = picked.get(group, listed.get(group))
         if choice != default:
             found[group] = {"default": default, "value": choice}
     if extra or any(group not in GROUPS for group in words):

@@ -16,6 +16,7 @@ from iolaus.tables import metrics_table, short
 MOST_ROWS = 20  # of a table in the report; its file holds all
 MOST_LETTERS = 20_000  # of a text in the report; its file holds all
 MOST_SHOWN = 100  # figures and samples
+TEXTS = (".txt", ".csv")
 SUFFIXES = {"figures": (".png", ".gif"), "samples": (".txt", ".csv", ".wav")}
 
 
@@ -110,7 +111,7 @@ def _rows(folder: Path) -> list[dict[str, float]]:
     """The epochs of metrics.csv; a row of epoch 0, which counts as none, is left out, and so is one that is half written."""
     text = _text(folder, folder / "metrics.csv", most=2**24)
     rows = []
-    for row in csv.DictReader((text or "").splitlines()):
+    for row in csv.DictReader((text or "").rpartition("\n")[0].splitlines()):
         try:
             rows.append({key: float(value) for key, value in row.items() if key and value})
         except (TypeError, ValueError):
@@ -171,11 +172,11 @@ def _value(value: object) -> str:
     """A setting's value; of a part its class."""
     if isinstance(value, dict) and isinstance(value.get("_target_"), str):
         return value["_target_"].rpartition(".")[2]
-    return short(value)
+    return "" if value == "???" else short(value)
 
 
 def _shown(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
-    """Figures and samples: those that the run lists, in its order, then others in the folder."""
+    """Figures and sounds, then texts and tables: of each those that the run lists, in its order, then others in the folder."""
     listed = {str(item["file"]): item for item in results.get("shown") or []}
     found = [
         str(file.relative_to(folder))
@@ -184,19 +185,18 @@ def _shown(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
         if file.suffix in suffixes and _is_inside(folder, file)
     ]
     ordered = [name for name in listed if name in found] + [name for name in found if name not in listed]
+    ordered.sort(key=lambda name: name.endswith(TEXTS))
     heading = ""
     for name in ordered[:MOST_SHOWN]:
         item = listed.get(name, {})
         title, caption = Path(name).stem.replace("_", " "), str(item.get("caption") or "")
-        if name.endswith((".txt", ".csv")):
-            heading = ""
+        if name.endswith(TEXTS):
             yield Heading(title.capitalize())
             yield from _sample(folder, folder / name, caption)
         else:
-            section = "Sounds" if name.endswith(".wav") else "Figures"
-            if section != heading:
-                heading = section
-                yield Heading(section)
+            if not heading:
+                heading = "Sounds" if name.endswith(".wav") else "Figures"
+                yield Heading(heading)
             yield Picture(name, title, caption)
     if len(ordered) > MOST_SHOWN:
         yield Words(f"And {len(ordered) - MOST_SHOWN} more in `figures` and `samples`.")

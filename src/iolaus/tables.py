@@ -58,5 +58,8 @@ def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
 
 def short(value: object, most: int = 120) -> str:
     """A setting as it is written in a command, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else value
+    if isinstance(value, list):
+        text = f"[{', '.join(map(short, value))}]"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= most else text[: most - 3] + "..."

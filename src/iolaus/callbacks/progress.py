@@ -35,6 +35,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._next = 0.0
         self._next_part = 0.0
+        self._text = ""  # of the last epoch
 
     def disable(self) -> None:
         self._enabled = False
@@ -77,7 +78,7 @@ class Progress(ProgressBar):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str("", refresh=False)
+            self._bar.set_description(self._text, refresh=False)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -93,7 +94,7 @@ class Progress(ProgressBar):
         elif name == "test":
             self._bar.update(index + 1 - self._bar.n)
         else:
-            self._bar.set_postfix_str(f"{name} {told}")
+            self._bar.set_description(f"{name}  {told}")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The task logs an epoch's values after the callbacks' epoch end, so they are told when the next one begins.
@@ -113,11 +114,11 @@ class Progress(ProgressBar):
             return
         metrics = [k for k in values if k.endswith("/val") and k != "loss/val"][:1]
         shown = [k for k in ("loss/train", "loss/val", *metrics) if k in values]
-        text = f"epoch {_epoch(trainer)}  " + "  ".join(f"{k} {values[k]:.4g}" for k in shown)
+        self._text = f"epoch {_epoch(trainer)}  " + "  ".join(f"{k} {values[k]:.4g}" for k in shown)
         if self._bar is not None:
-            self._bar.set_description(text, refresh=False)
+            self._bar.set_description(self._text, refresh=False)
         else:
-            log.info(text)
+            log.info(self._text)
             self._next = time.monotonic() + self.log_interval_s
 
     def _close(self) -> None:
