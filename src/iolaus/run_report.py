@@ -1,6 +1,7 @@
 """The report of a run, report.md and report.html, made from the files in its folder alone."""
 
 import csv
+import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def _with_rows(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     if results.get("status") != "running" or not (rows := _rows(folder)):
         return results
     objective = results["objective"]
-    monitored = [row for row in rows if row.get(objective["monitor"]) == row.get(objective["monitor"], 0.0)]
+    monitored = [row for row in rows if not math.isnan(row.get(objective["monitor"], math.nan))]
     choose = min if objective["mode"] == "min" else max
     best = choose(monitored, key=lambda row: row[objective["monitor"]], default=None)
     told = {"best": best or {}, "last": rows[-1], "test": {}}
