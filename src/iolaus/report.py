@@ -15,7 +15,7 @@ import torch
 import yaml
 from omegaconf import DictConfig
 
-from iolaus import figures, show, slurm
+from iolaus import figures, ranks, show, slurm
 from iolaus.build import Run, build, make, quiet
 from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
@@ -40,7 +40,8 @@ log = logging.getLogger("iolaus")
 class Report:
     """Follows a run and writes what it came to, also when it failed or was interrupted.
 
-    Use as a context manager around the run; `follow` tells it the live objects once they are built.
+    Use as a context manager around the run; `follow` tells it the live objects once they are built. Of several processes that train
+    together the first writes and speaks.
 
     Args:
         config: the composed settings.
@@ -64,12 +65,15 @@ class Report:
         self._asked = plain(config, resolve=False)  # before the data tell what only they know
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
+        self._speaks = ranks.is_first()
+        self._claim: TextIO | None = None
 
     def __enter__(self) -> "Report":
-        self._claim = claim(self.folder, self.job.resumed)
+        if self._speaks:
+            self._claim = claim(self.folder, self.job.resumed)
         self._handlers = requests.install()
         slurm.remember(self.folder)
-        if not self.job.resumed:
+        if self._speaks and not self.job.resumed:
             write(self.folder / "config.yaml", self._settings())
         return self
 
@@ -78,6 +82,8 @@ class Report:
         self.run = run
         if self.job.resumed:
             self._go_back_to_point()
+        if not self._speaks:
+            return run
         write(self.folder / "config.yaml", self._settings())
         for logger in run.trainer.loggers:
             logger.log_hyperparams(self._hyperparameters())
@@ -97,6 +103,8 @@ class Report:
                     f"trainer.max_epochs: {limit} is less than the {found[1]['epoch']} epochs that the run has"
                 )
         self._point = found[0] if found else None
+        if not self._speaks:
+            return
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
         if found:
             log.info(
@@ -115,7 +123,8 @@ class Report:
     def info(self) -> None:
         """Say and draw what the run is going to do."""
         assert self.run is not None
-        log.info("%s", preview(self.run, self.folder))
+        if self._speaks:
+            log.info("%s", preview(self.run, self.folder))
 
     def study(self) -> None:
         """Compute what a study has to show; nothing is trained."""
@@ -177,6 +186,7 @@ class Report:
 
         task = self.run.task
         task.eval()
+        self.run.data.is_shared = False
         with torch.no_grad(), torch.random.fork_rng():
             self._exhibits = task.show(self.run.data)
         for name, value in self.run.history.test.items():
@@ -187,28 +197,34 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         requests.patience = "the report is being written"
-        stopped = isinstance(error, KeyboardInterrupt | Stopped)
+        stopped = isinstance(error, KeyboardInterrupt | Stopped | ranks.Lost)
         pruned = isinstance(error, Pruned)
+        if isinstance(error, ranks.Lost) and (cause := ranks.first_error()):
+            error, stopped = UserError(cause), False
         status = "completed" if error is None else "interrupted" if stopped else "pruned" if pruned else "failed"
         if error is not None and status == "failed" and not isinstance(error, UserError):
             log.debug("", exc_info=(type(error), error, traceback))
-        results = self._results(status, error)
+        if self._speaks:
+            self._end(self._results(status, error), draws=not (stopped or pruned))
+            if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
+                slurm.requeue()
+        requests.reinstall(self._handlers)
+        if self._claim is not None:
+            Path(self._claim.name).unlink(missing_ok=True)
+            self._claim.close()
+        return pruned
+
+    def _end(self, results: dict[str, Any], draws: bool) -> None:
+        """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
         if not self.config.trainer.fast_dev_run:
             self._write(results)
-            # whoever stops a run does not wait for pictures
-            if not (stopped or pruned):
+            if draws:
                 self._draw(results)
             results |= {"shown": self._shown, "changed": self.job.changed(self._asked)}
             self._write(results)
             write_report(self.folder, results)
-        if status != "failed":
+        if results["status"] != "failed":
             self._tell(results)
-        if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
-            slurm.requeue()
-        requests.reinstall(self._handlers)
-        Path(self._claim.name).unlink(missing_ok=True)
-        self._claim.close()
-        return pruned
 
     def _write(self, results: dict[str, Any]) -> None:
         write(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=True) + "\n")
@@ -259,6 +275,7 @@ class Report:
             "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
             "tested": self.tested,
             "num_parameters": _count(run) if run else None,
+            "processes": ranks.count(),
             "seconds": {"total": round(time.monotonic() - self._start, 3), "fit": round(self.fit_seconds, 3)},
             "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,
             "shown": [],

@@ -100,6 +100,14 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results if isinstance(results, dict) else {}
 
 
+def note_results(folder: Path, changes: dict[str, Any]) -> None:
+    """Write into results.json what a run could not come to say itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".results.partial"
+    partial.write_text(json.dumps(read_results(folder) | changes, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / "results.json")
+
+
 def is_training(folder: Path) -> bool:
     """Whether a process holds the lock of a run's folder; not to be asked by the one that holds it, which would let go."""
     try:
