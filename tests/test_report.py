@@ -19,7 +19,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from iolaus import cli, pages
-from iolaus.check import plain
 from iolaus.defaults import changed_by
 from iolaus.pages import Page, Picture, Table, Words, markdown, page_html
 from iolaus.resume import prepare
@@ -120,7 +119,7 @@ def changed(*overrides):
         settings = config.hydra
         with open_dict(config):
             config.pop("hydra")
-        return changed_by(settings)(plain(config, resolve=False))
+        return changed_by(settings, config)()
 
 
 def test_what_an_experiment_or_the_data_choose():
@@ -141,13 +140,13 @@ def test_what_an_experiment_or_the_data_choose():
 
 def test_a_run_that_goes_on_changes_more(run):
     _, job = prepare(run, ["trainer.max_epochs=5", "trainer.gradient_clip_val=1"], [])
-    now = job.changed({})
+    now = job.changed()
     assert now["trainer.max_epochs"] == {"default": 100, "value": 5}
     assert now["trainer.gradient_clip_val"] == {"default": None, "value": 1}
     assert now["optim.lr"] == {"default": 0.001, "value": 0.01}
     (run / "results.json").write_text(json.dumps(results_of(run) | {"changed": None, "status": "running"}))
     _, job = prepare(run, [], [])
-    assert job.changed({})["optim.lr"] == {"value": "0.01"}
+    assert job.changed()["optim.lr"] == {"value": "0.01"}
 
 
 def test_the_report_again(run, monkeypatch, capfd):
@@ -220,7 +219,7 @@ def test_a_stranger_s_folder(run, monkeypatch, capfd, tmp_path):
     ("content", "says"),
     [
         ("{", "holds no results to report"),
-        ('{"status": 3}', "not what a run wrote"),
+        ('{"steps": [3]}', "not what a run wrote"),
         ('{"seconds": {"total": "x"}, "status": 1}', "not what"),
     ],
 )

@@ -5,8 +5,6 @@ import logging
 import re
 import sys
 
-import pytest
-
 from iolaus import terminal
 from iolaus.callbacks import progress
 from iolaus.tables import text_table

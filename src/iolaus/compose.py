@@ -222,11 +222,11 @@ def check_job(config: DictConfig) -> None:
     check(config, _choices(settings), _folders(settings))
 
 
-def this_job() -> Job:
-    """What was asked for, inside a job."""
+def this_job(config: DictConfig) -> Job:
+    """What was asked for, inside a job with these settings."""
     settings = HydraConfig.get()
     chosen = {g: c for g, c in _choices(settings).items() if g in GROUPS and c is not None}
-    return Job(list(settings.overrides.task), chosen, changed=changed_by(settings))
+    return Job(list(settings.overrides.task), chosen, changed=changed_by(settings, config))
 
 
 def _choices(settings: Any) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _tree(arguments: argparse.Namespace, conf: Path) -> str:
         with open_dict(config):
             config.pop("hydra")
             config.output_dir = "outputs"  # Hydra knows it once the job starts
-        changed = changed_by(settings)(plain(config, resolve=False)) or {}
+        changed = changed_by(settings, config)() or {}
     notes = {
         key: f"default {short(told['default'])}" if "default" in told else "added" for key, told in changed.items()
     }

@@ -10,7 +10,7 @@ import yaml
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.rules import GROUPS
@@ -18,22 +18,24 @@ from iolaus.runs import Changes, changes
 
 log = logging.getLogger("iolaus")
 
-OWN = ("name", "output_dir")  # which every run has for itself
+OWN = ("hydra", "name", "output_dir")
 
 
-def changed_by(hydra: Any) -> Callable[[dict[str, Any]], Changes | None]:
+def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
     """What finds the settings that a job changes, once it is asked; composing the defaults takes a tenth of a second.
 
     Args:
         hydra: the job's own settings of Hydra: its choices, its overrides, where its options are.
+        config: the job's settings as they were composed, before the data tell what only they know.
     """
+    settings: dict[str, Any] = _plain(config)
     choices = {str(group).split("@")[0]: choice for group, choice in hydra.runtime.choices.items()}
     chosen = {group: choice for group, choice in choices.items() if group in GROUPS}
     extra = {group: choices[group] for group in ("experiment", "sweep") if choices.get(group) not in (None, "grid")}
     sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
     job = str(hydra.job.config_name), list(hydra.overrides.task), chosen, extra, sources
 
-    def changed(settings: dict[str, Any]) -> Changes | None:
+    def changed() -> Changes | None:
         if not GlobalHydra.instance().is_initialized():
             return None
         try:
@@ -78,12 +80,14 @@ def _changed(
     if extra or any(group not in GROUPS for group in words):
         options = [f"{group}={choice}" for group, choice in chosen.items() if choice is not None]
         defaults, _ = _composed(name, places, (*options, *several))
-        found |= changes(_without_own(defaults), _without_own(settings))
+        found |= changes(defaults, settings)
     return found
 
 
-def _without_own(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in OWN}
+def _plain(config: DictConfig) -> Any:
+    """Settings as plain containers, interpolations not followed, without Hydra's and those that every run has for itself."""
+    kept = [str(key) for key in config if key not in OWN]
+    return OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=False)
 
 
 def _read(word: str) -> Any:
@@ -102,5 +106,4 @@ def _composed(name: str, places: tuple[str, ...], words: tuple[str, ...]) -> tup
     """Settings as these words compose them from the options at these places, and the options chosen."""
     config = compose(name, list(words), return_hydra_config=True)
     choices = {str(group).split("@")[0]: choice for group, choice in config.hydra.runtime.choices.items()}
-    settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return OmegaConf.to_container(settings, resolve=False), choices  # type: ignore[return-value]
+    return _plain(config), choices

@@ -62,7 +62,6 @@ class Report:
         self._exhibits: dict[str, Exhibit] = {}
         self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
-        self._asked = plain(config, resolve=False)  # before the data tell what only they know
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
         self._speaks = ranks.is_first()
@@ -220,7 +219,7 @@ class Report:
             self._write(results)
             if draws:
                 self._draw(results)
-            results |= {"shown": self._shown, "changed": self.job.changed(self._asked)}
+            results |= {"shown": self._shown, "changed": self.job.changed()}
             self._write(results)
             write_report(self.folder, results)
         if results["status"] != "failed":

@@ -98,7 +98,7 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
         raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
     later = changes(settings, plain(config) | {"allow": settings.get("allow")})
     all_changes = _changed(results.get("changed"), asked, later)
-    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda _: all_changes)
+    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
 
 
 def _changed(before: Any, asked: list[str], later: Changes) -> Changes:

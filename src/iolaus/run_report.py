@@ -18,6 +18,16 @@ MOST_ROWS = 20  # of a table in the report; its file holds all
 MOST_LETTERS = 20_000  # of a text in the report; its file holds all
 MOST_SHOWN = 100  # figures and samples
 TEXTS = (".txt", ".csv")
+UNSAID: dict[str, Any] = {  # of a run that did not come to say it
+    "status": "unknown",
+    "command": "unknown",
+    "metrics": {},
+    "objective": {},
+    "best_epoch": None,
+    "epochs": 0,
+    "steps": 0,
+    "seconds": {"total": 0.0, "fit": 0.0},
+}
 SUFFIXES = {"figures": (".png", ".gif"), "samples": (".txt", ".csv", ".wav")}
 
 
@@ -37,7 +47,7 @@ def report_run(folder: Path) -> tuple[dict[str, Any], Path]:
     if not results:
         raise UserError(f"{folder}: holds no results to report, {folder / 'results.json'} is missing or unreadable")
     try:
-        results = _with_rows(folder, results)
+        results = _with_rows(folder, UNSAID | results)
         _draw_curves(folder, results)
         write_report(folder, results)
     except OSError as error:

@@ -99,9 +99,10 @@ class Sweep:
         resolved = OmegaConf.create({"name": str(config.name), "output_dir": str(job.folder)})
         return OmegaConf.merge(settings, resolved), {g: c for g, c in choices.items() if g in GROUPS and c}  # type: ignore[return-value]
 
-    def changed(self, job: Job) -> Callable[[dict[str, Any]], Changes | None]:
+    def changed(self, job: Job) -> Callable[[], Changes | None]:
         """What finds the settings that a job changes."""
-        return changed_by(self._composed[job.number].hydra)
+        config = self._composed[job.number]
+        return changed_by(config.hydra, config)
 
     def plan(self, trials: int | None = None) -> None:
         """Write what the sweep is made of; of a search also how many trials there will be."""
