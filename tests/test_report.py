@@ -200,6 +200,7 @@ def test_a_stranger_s_folder(run, monkeypatch, capfd, tmp_path):
     (run / "model.txt").unlink()
     (run / "model.txt").symlink_to(secret)
     evil = "<script>alert(1)</script>"
+    (run / "report.html.partial").symlink_to(secret)
     (run / "samples").mkdir()
     (run / "samples" / "evil.txt").write_text(evil)
     (run / "samples" / "evil.csv").write_text(f'a,b\n"{evil}",2\n')
@@ -213,6 +214,7 @@ def test_a_stranger_s_folder(run, monkeypatch, capfd, tmp_path):
     assert page.words.count(evil) >= 6
     assert base64.b64encode(secret.read_bytes()).decode()[:30] not in written
     assert "secret" not in " ".join(page.words)
+    assert secret.read_bytes() == b"\x89PNG secret, which no page may hold"
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ def _is_inside(folder: Path, file: Path) -> bool:
 def _draw_curves(folder: Path, results: dict[str, Any]) -> None:
     """figures/learning_curves.png of a run that did not come to draw it."""
     file, rows = folder / "figures" / "learning_curves.png", _rows(folder)
-    if not rows or file.exists():
+    if not rows or file.exists() or not _is_inside(folder, file):
         return
     from iolaus.figures import learning_curves, png
 
