@@ -44,7 +44,12 @@ def group(place: Path, world: int, *arguments: str, more: dict[int, Callable[[],
     place.mkdir(exist_ok=True)
     port = free_port()
     return [
-        Child(place, "trainer=ddp", *arguments, before=member(rank, world, port, (more or {}).get(rank, lambda: None)))
+        Child(
+            place,
+            *([] if "trainer=fsdp" in arguments or "resume=run" in arguments else ["trainer=ddp"]),
+            *arguments,
+            before=member(rank, world, port, (more or {}).get(rank, lambda: None)),
+        )
         for rank in range(world)
     ]
 
@@ -112,6 +117,33 @@ def test_the_same_batches_of_all_train_the_same(tmp_path, case):
     assert len(list((tmp_path / "several").glob("**/results.json"))) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["data=wine", "model.hidden_dims=[32,16]"], ["data=text_file", "data.path=text", "model=llama"]]
+)
+def test_shared_weights_train_the_same(tmp_path, words):
+    (tmp_path / "text").write_text("".join(f"value_{i} = {i} + {i % 7}\n" for i in range(400)))
+    words = [word.replace("path=text", f"path={tmp_path}/text") for word in words]
+    words += [
+        "trainer.precision=32-true",
+        "optim=sgd",
+        "optim.lr=0.05",
+        "trainer.max_epochs=3",
+        "data.batch_size=8",
+        "logger=[]",
+    ]
+    one = alone(tmp_path / "one", *words, "data.batch_size=16")
+    several = together(tmp_path / "several", 2, *words, "trainer=fsdp")
+    assert_alike(one, several, 1e-5, of_losses=1e-5)
+    more = ["trainer=fsdp", *EVERY, "output_dir=run"]
+    killed = group(tmp_path / "killed", 2, *words, *more, more={1: kill_at_step(13)})
+    assert ended(killed) == [1, -signal.SIGKILL], killed[0].text
+    again = group(tmp_path / "killed", 2, "resume=run")
+    assert ended(again) == [0, 0], again[0].text
+    assert_alike(several, tmp_path / "killed" / "run", 0.0)
+
+
+EVERY = ("callbacks.resume_points.every_n_steps=3",)
 STOPPED = (
     "data=wine",
     "trainer.max_epochs=4",

@@ -5,6 +5,8 @@ import logging
 import re
 import sys
 
+import pytest
+
 from iolaus import terminal
 from iolaus.callbacks import progress
 from iolaus.tables import text_table
@@ -95,6 +97,7 @@ def test_quiet_leaves_the_result(command):
     assert "next:" in (outcome.folder / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_long_phases_and_models_in_a_log(command, monkeypatch):
     """Every batch is told where nobody is patient; a model of many layers takes a line."""
     monkeypatch.setattr(progress, "PATIENCE_S", 0.0)

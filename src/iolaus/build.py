@@ -35,6 +35,8 @@ from iolaus.trainer import Trainer
 
 log = logging.getLogger("iolaus")
 
+FUSED_ON_SHARDS = ("torch.optim.Adam", "torch.optim.AdamW")  # which torch has fused for parts of weights too
+
 Kind = TypeVar("Kind", bound=pl.Callback)
 
 
@@ -141,6 +143,9 @@ def _of_processes(settings: dict[str, Any]) -> dict[str, Any]:
     _scale_rates(parts)
     if ranks.count() == 1 and str(_target(parts["trainer"].get("strategy"))).startswith("iolaus.strategy."):
         parts["trainer"]["strategy"] = "auto"  # one alone has nothing to average or to share
+    elif str(_target(parts["trainer"].get("strategy"))).endswith(".FullySharded") and parts["optim"].get("fused"):
+        if parts["optim"]["_target_"] not in FUSED_ON_SHARDS:
+            parts["optim"]["fused"] = None
     return parts
 
 

@@ -188,6 +188,7 @@ class Report:
         self.run.data.is_shared = False
         with torch.no_grad(), torch.random.fork_rng():
             self._exhibits = task.show(self.run.data)
+        self.run.data.is_shared = True
         for name, value in self.run.history.test.items():
             if name.startswith("loss/") and not math.isfinite(value):
                 log.warning("%s: is %s; look for extreme values in the test split", name, value)

@@ -29,17 +29,20 @@ class Summary(pl.Callback):
         self.most_rows = most_rows
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
+        text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
+        if trainer.is_global_zero:  # the others take part, where they hold parts of the weights
             file = Path(self.output_dir, "model.txt")
             file.write_text(text, encoding="utf-8")
-            title, rule, *rest = text.splitlines()
-            layers = rest[: rest.index(rule)]
-            parameters = next(line for line in rest if line.startswith("parameters: "))
-            if len(layers) <= self.most_rows:
-                log.info("%s", "\n".join([title, rule, *layers, rule, parameters]))
-            else:
-                log.info("%s in %d layers: %s", parameters, len(layers), os.path.relpath(file))
+            log.info("%s", self._told(text, file))
+
+    def _told(self, text: str, file: Path) -> str:
+        """The table without its sizes, or a line where it is long."""
+        title, rule, *rest = text.splitlines()
+        layers = rest[: rest.index(rule)]
+        parameters = next(line for line in rest if line.startswith("parameters: "))
+        if len(layers) > self.most_rows:
+            return f"{parameters} in {len(layers)} layers: {os.path.relpath(file)}"
+        return "\n".join([title, rule, *layers, rule, parameters])
 
 
 def summarize(model: nn.Module, *inputs: torch.Tensor) -> str:

@@ -233,6 +233,8 @@ class Task(pl.LightningModule, ABC):
         Raises:
             UserError: with the first weight that differs.
         """
+        if "state_dict" not in checkpoint:  # a strategy that shares weights has loaded them
+            return
         own, saved = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(own.keys() | saved.keys()):
             shapes = [list(state[name].shape) if name in state else "none" for state in (own, saved)]
