@@ -16,11 +16,12 @@ OPTIONS = sorted(CONF.rglob("*.yaml"))
 LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment", "init"}
 # Lower numbers may not import higher ones.
 LAYERS = {
-    **dict.fromkeys(["errors", "exhibits", "random_state", "signals", "slurm"], 0),
+    **dict.fromkeys(["errors", "exhibits", "random_state", "signals", "slurm", "terminal"], 0),
     "files": 0.5,
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "ranks": 0.5,
     "pages": 1.5,
+    "defaults": 2,
     "results": 1.6,
     "run_report": 3.3,
     "closing": 3.4,
@@ -105,6 +106,7 @@ def test_imports_go_one_way(file):
             assert own in {
                 "check",
                 "compose",
+                "defaults",
                 "explain",
                 "build",
                 "report",
@@ -141,6 +143,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "train",
             "data/sniff",
             "tables",
+            "terminal",
             "files",
             "pages",
             "run_report",

@@ -3,23 +3,37 @@
 import argparse
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from iolaus.check import check
+from iolaus.closing import outcome
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
 from iolaus.resume import resume
+from iolaus.run_report import report_run
 from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
 from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
+from iolaus.terminal import nobody_reads, write_leniently
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; the user's mistakes end with exit code 1 and one message."""
+    """Run one command; the user's mistakes end with exit code 1 and one message, a reader that is gone with 141."""
+    write_leniently()
+    try:
+        _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
+        sys.exit(141)
+
+
+def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="iolaus", description="What one does with a finished run of train.py.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     test = commands.add_parser(
@@ -35,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         description="Go on with a run from its newest resume point; the same as python train.py resume=RUN.",
         epilog="example: iolaus resume outputs/digits-mlp/2026-01-31_12-00-00-000000 trainer.max_epochs=200",
     )
+    go_on.add_argument("-q", "--quiet", action="store_true", help="tell errors and the result alone")
     foresee = commands.add_parser(
         "predict",
         help="predict for new files: rows, images, texts, sounds, users",
@@ -86,12 +101,12 @@ def main(arguments: list[str] | None = None) -> None:
     reckon.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings, as train.py takes them")
     ranking = commands.add_parser(
         "report",
-        help="rank and draw the jobs of a sweep",
-        description="Write a sweep's report again: leaderboard.csv, report.md, report.html and figures in its folder, and a table to the "
-        "terminal; also of a sweep that goes on or was killed.",
-        epilog="example: iolaus report outputs/sweeps/2026-01-31_12-00-00",
+        help="write the report of a run again; rank and draw the jobs of a sweep",
+        description="Write a report again from the files of a folder. Of a run: report.md, report.html and a table to the terminal. Of a "
+        "sweep: leaderboard.csv and figures too, and all its jobs. Also while it goes on, or when it was killed.",
+        epilog="examples: iolaus report outputs/digits-mlp/2026-01-31_12-00-00-000000;  iolaus report outputs/sweeps/2026-01-31_12-00-00",
     )
-    ranking.add_argument("sweep", type=Path, metavar="SWEEP", help="the sweep's folder")
+    ranking.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, or of a sweep")
     ranking.set_defaults(words=[])
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-") or options.command == "report"]:
@@ -105,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif options.command == "memory":
             _memory(options)
         elif options.command == "report":
-            print(report_sweep(options.sweep))
+            print(_report(options.folder))
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
         elif options.command == "curvature":
@@ -114,12 +129,20 @@ def main(arguments: list[str] | None = None) -> None:
         elif (options.run / PLAN).exists():
             _resume_sweep(options)
         else:
-            resume(options.run, options.words, options.allow)
+            resume(options.run, options.words, options.allow, options.quiet)
     except UserError as error:
         print(re.sub(r"add allow=\[(\w+)\]", r"add --allow \1", str(error)), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _report(folder: Path) -> str:
+    """Report a run, or a sweep; what the terminal shows."""
+    if (folder / PLAN).exists() or not (folder / "results.json").is_file():
+        return report_sweep(folder)
+    results, page = report_run(folder)
+    return f"{outcome(results)}\n{results['status']}\nreport: {shlex.quote(os.path.relpath(page))}"
 
 
 def _memory(options: argparse.Namespace) -> None:

@@ -13,12 +13,15 @@ def outcome(results: dict[str, Any]) -> str:
     """What a run came to: the table of its metrics, or the numbers of a study, and its objective."""
     if "study" in results["metrics"]:
         return "\n".join(
-            [results["name"], *(f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items())]
+            [
+                str(results.get("name")),
+                *(f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items()),
+            ]
         )
     best, objective = results["best_epoch"], results["objective"]
     epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
-    lines = [table_text(f"{results['name']}: {epoch}", best_columns(results))]
-    if objective["value"] is not None:
+    lines = [table_text(f"{results.get('name', 'a run')}: {epoch}", best_columns(results))]
+    if objective.get("value") is not None:
         lines.append(f"objective: {objective['monitor']} {objective['value']:.6g}")
     return "\n".join(lines)
 

@@ -62,11 +62,18 @@ def misfits(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> I
 
 
 def _averaging(config: Node) -> Iterator[str]:
-    """An average that begins after the end."""
+    """An average that begins after the end, or beside another."""
     epochs = config["trainer"].get("max_epochs")
-    for name, node in (config.get("callbacks") or {}).items():
-        is_averaging = isinstance(node, dict) and str(node.get("_target_", "")).endswith(".Averaging")
-        if is_averaging and isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
+    nodes = {name: node for name, node in (config.get("callbacks") or {}).items() if isinstance(node, dict)}
+    averages = {name: node for name, node in nodes.items() if str(node.get("_target_", "")).endswith(".Averaging")}
+    if len(averages) > 1:
+        names = list(averages)
+        yield (
+            f"callbacks: {' and '.join(names)} each test and keep weights that they average, and a run can keep one average; "
+            f"leave all but one out, as in ~callbacks.{names[-1]}"
+        )
+    for name, node in averages.items():
+        if isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
             yield (
                 f"callbacks.{name}.start: averaging after {node['start']} epochs never begins with trainer.max_epochs={epochs}; "
                 "set fewer, or a share such as 0.75"
@@ -271,7 +278,9 @@ def _source(config: Node) -> Iterator[str]:
         yield f"init_partial: must be true or false; received {partial!r}"
     if source is None:
         return
-    if not isinstance(source, str) or not Path(source).exists():
+    if source == "":
+        yield "init_from: names nothing; give a run's folder or a checkpoint, as in init_from=outputs/first, or leave it out"
+    elif not isinstance(source, str) or not Path(source).exists():
         yield f"init_from: {source} does not exist  (working directory: {Path.cwd()})"
     elif Path(source).is_dir() and not list(Path(source, "checkpoints").glob("*.ckpt")):
         yield f"init_from: {source} is no folder of a run that kept its weights, it has no checkpoints/*.ckpt"

@@ -32,6 +32,7 @@ from iolaus.results import command, git, machine, setting, told, versions
 from iolaus.run_report import write_report
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
+from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
@@ -61,7 +62,6 @@ class Report:
         self._exhibits: dict[str, Exhibit] = {}
         self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
-        self._asked = plain(config, resolve=False)  # before the data tell what only they know
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
         self._speaks = ranks.is_first()
@@ -220,7 +220,7 @@ class Report:
             self._write(results)
             if draws:
                 self._draw(results)
-            results |= {"shown": self._shown, "changed": self.job.changed(self._asked)}
+            results |= {"shown": self._shown, "changed": self.job.changed()}
             self._write(results)
             write_report(self.folder, results)
         if results["status"] != "failed":
@@ -319,7 +319,7 @@ class Report:
             log.info("nothing was trained: %s", shlex.quote(os.path.relpath(self.folder)))
             return
         run = self.run
-        log.info("%s", outcome(results))
+        log.log(RESULT, "%s", outcome(results))
         has_tensorboard = run is not None and "tensorboard" in (self.config.get("logger") or {})
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets

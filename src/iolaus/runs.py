@@ -51,15 +51,15 @@ class Job:
         choices: the option chosen for each group.
         resumed: whether a run goes on.
         train_on: whether it goes on with other settings, which may let it train on after its end.
-        changed: finds, of the settings as they were composed, those that differ from the defaults: for each key its `default` and its
-            `value`, one of them alone where the setting was added or left out. None: it cannot be told.
+        changed: finds the settings that differ from the defaults: for each key its `default` and its `value`, one of them alone where
+            the setting was added or left out. None: it cannot be told.
     """
 
     overrides: list[str]
     choices: dict[str, Any]
     resumed: bool = False
     train_on: bool = False
-    changed: Callable[[dict[str, Any]], Changes | None] = lambda _: None
+    changed: Callable[[], Changes | None] = lambda: None
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
