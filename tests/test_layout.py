@@ -23,6 +23,7 @@ LAYERS = {
     "show": 4.5,
     "consistency": 2,
     "sweep": 3.2,
+    "compare": 3.4,
     **dict.fromkeys(["sweep/vectorized", "sweep/together"], 7),
     "sweep/server": 8,  # a process of its own, that has imported whatever a job needs
     **dict.fromkeys(LEAVES, 2),
@@ -138,6 +139,10 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "sweep/figures",
             "sweep/importance",
             "sweep/vectorized",
+            "compare/find",
+            "compare/tables",
+            "compare/report",
+            "compare/curves",
         )
     ]
     for file in [ROOT / "train.py", *light]:

@@ -5,8 +5,11 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from iolaus.check import check
+from iolaus.compare.report import Outputs, compare
+from iolaus.compare.tables import Wanted
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
@@ -92,8 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     ranking.add_argument("sweep", type=Path, metavar="SWEEP", help="the sweep's folder")
     ranking.set_defaults(words=[])
-    options, rest = parser.parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("-") or options.command == "report"]:
+    _add_compare(commands)
+    options, rest = parser.parse_known_args(_with_values(sys.argv[1:] if arguments is None else arguments))
+    if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.words += rest  # words after an option, which argparse does not join with those before it
     if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
@@ -105,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
             _memory(options)
         elif options.command == "report":
             print(report_sweep(options.sweep))
+        elif options.command == "compare":
+            _compare(options)
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
         elif options.command == "curvature":
@@ -119,6 +125,64 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads has enough, as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _add_compare(commands: Any) -> None:
+    """The command that ranks all runs below some folders."""
+    ranking = commands.add_parser(
+        "compare",
+        help="rank all runs and sweeps below a folder",
+        description="Tables of all runs, the best first, with the settings that differ: one for each data set and objective. Runs that "
+        "differ in the seed or the fold alone are joined. KEY is a metric, a setting, an option's group, seconds, epoch or state.",
+        epilog="examples: iolaus compare --sort accuracy/test --top 10;  iolaus compare outputs --filter model=mlp "
+        "--filter 'optim.lr<0.01' --html runs.html;  iolaus compare --sort -seconds --columns model,seconds,state",
+    )
+    ranking.add_argument(
+        "folders", nargs="*", type=Path, metavar="DIR", default=[Path("outputs")], help="outputs, if there is none"
+    )
+    ranking.add_argument("--sort", metavar="KEY", help="by this and not by the objective; -KEY: the highest first")
+    ranking.add_argument("--reverse", action="store_true", help="the order turned round")
+    ranking.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="also != < > <= >=, and * in VALUE; may be given several times",
+    )
+    ranking.add_argument(
+        "--columns", action="append", default=[], metavar="KEY,KEY", help="shown in place of the usual ones"
+    )
+    ranking.add_argument("--top", type=int, metavar="N", help="the first N rows of each table")
+    ranking.add_argument("--each", action="store_true", help="each run in a row of its own, seeds and folds not joined")
+    ranking.add_argument("--earlier", action="store_true", help="also the tries that sweeps repeated")
+    ranking.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each run")
+    ranking.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page with tables, links and learning curves"
+    )
+    ranking.add_argument("--figure", type=Path, metavar="FILE", help="write the learning curves, a PNG")
+    ranking.add_argument("--json", action="store_true", help="everything as JSON, in place of tables")
+    ranking.set_defaults(words=[])
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """`--sort -KEY` as argparse reads it, which would take the key for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sort" and word.startswith("-") and not word.startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _compare(options: argparse.Namespace) -> None:
+    columns = [name.strip() for text in options.columns for name in text.split(",") if name.strip()]
+    wanted = Wanted(options.filter, options.sort, options.reverse, columns, options.top, not options.each)
+    outputs = Outputs(options.csv, options.html, options.figure, options.json)
+    print(compare(options.folders, wanted, outputs, options.earlier))
 
 
 def _memory(options: argparse.Namespace) -> None:
