@@ -20,6 +20,8 @@ LAYERS = {
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "init_from": 4,
     "preview": 5.5,
+    "memory": 5.5,
+    "finder": 5.8,
     "show": 4.5,
     "consistency": 2,
     "sweep": 3.2,
@@ -37,7 +39,6 @@ LAYERS = {
     **dict.fromkeys(["train"], 7),
     **dict.fromkeys(["curvature", "predict", "resume"], 8),
     **dict.fromkeys(["compose"], 9),
-    **dict.fromkeys(["memory"], 9.3),
     **dict.fromkeys(["cli"], 9.6),
     **dict.fromkeys(["__main__"], 10),
 }

@@ -186,14 +186,14 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _memory(options: argparse.Namespace) -> None:
-    from iolaus.compose import composed  # Hydra, which no other command needs
+    from iolaus.compose import composed, needs_data  # Hydra, which no other command needs
 
     sys.path.append(os.getcwd())  # the user's own packages, which settings allow by name
     config = composed(options.words, _options())
     import_lightning()
     from iolaus.memory import memory
 
-    print(memory(config, options.json))
+    print(memory(config, needs_data(config), options.json))
 
 
 def _options() -> Path:

@@ -32,7 +32,7 @@ from iolaus.exhibits import Exhibit
 from iolaus.init_from import take_weights
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
-from iolaus.runs import Job
+from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
 
 log = logging.getLogger("iolaus")
@@ -63,6 +63,8 @@ class Report:
         self.together = 0  # runs that were trained with this one, in one stack
         self._exhibits: dict[str, Exhibit] = {}
         self._found: dict[str, float] = {}  # the numbers of a study
+        self._suggestions: dict[str, Any] = {}  # of finders
+        self._shown: list[str] = []  # lines of the report that show what finders found
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
 
@@ -124,6 +126,19 @@ class Report:
         study = make(plain(self.config)["study"], "study")
         self._exhibits = study.run()
         self._found = study.values
+
+    def find(self, stage: str) -> None:
+        """Look for a setting, say it and draw why; nothing is set, and the run is as it was. One that goes on has looked already."""
+        assert self.run is not None
+        if self.job.resumed:
+            self._suggestions = read_results(self.folder).get("suggestions", {})
+            return
+        found = make(self.run.config[stage], stage).find(self.run)
+        boards = [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)]
+        self._suggestions[stage] = found.suggestion
+        self._shown += ["", found.words.partition("\n")[0], *show.show(found.figures, self.folder, boards, 0)]
+        show.show({stage: found.table}, self.folder, [], 0)
+        log.info("%s", found.words)
 
     def fit(self) -> None:
         """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""
@@ -197,7 +212,7 @@ class Report:
         if not self.config.trainer.fast_dev_run:
             self._write_results(status, error)
             # whoever stops a run does not wait for pictures
-            shown = [] if stopped or pruned else self._draw(results)
+            shown = self._shown + ([] if stopped or pruned else self._draw(results))
             write_text(self.folder / "report.md", _markdown(results, shown, self._settings()))
         if status != "failed":
             log.info("%s", self._closing_words(results))
@@ -262,6 +277,7 @@ class Report:
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "git": _git(),
             "error": _told(error),
+            **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
 
     def _draw(self, results: dict[str, Any]) -> list[str]:
@@ -298,7 +314,7 @@ class Report:
         folder = shlex.quote(os.path.relpath(self.folder))
         if self.config.trainer.fast_dev_run:
             return "it runs: the batches went through, nothing was kept"
-        if self.config.stages == ["info"]:
+        if not {"fit", "test"} & {*self.config.stages} and "study" not in self.config.stages:
             return f"nothing was trained: {folder}"
         if "study" in results["metrics"]:
             lines = [f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items()]
