@@ -82,7 +82,8 @@ class BatchSizeFind(Finder):
             needed = _counted(run, size)
             if needed is not None and needed > limit:
                 break
-            found.append(Measured(size, self._speed(run, size), needed))
+            if (speed := self._speed_unless_too_small(run, size)) is not None:
+                found.append(Measured(size, speed, needed))
         return found
 
     def _on_gpu(self, run: Run, most: int) -> list[Measured]:
@@ -94,7 +95,7 @@ class BatchSizeFind(Finder):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             try:
-                speed = self._speed(run, size)
+                speed = self._speed_unless_too_small(run, size)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -102,7 +103,7 @@ class BatchSizeFind(Finder):
             else:
                 used = torch.cuda.max_memory_allocated(device)
                 if not self.memory_gb or used <= self.memory_gb * 1e9:
-                    found.append(Measured(size, speed, used))
+                    found.extend([Measured(size, speed, used)] if speed is not None else [])
                     return True
             gc.collect()
             return False
@@ -110,6 +111,15 @@ class BatchSizeFind(Finder):
         largest_that(fits, most)
         torch.cuda.empty_cache()
         return found
+
+    def _speed_unless_too_small(self, run: Run, size: int) -> float | None:
+        """Samples a second; None for a single sample where the model wants several, as batch norms do."""
+        try:
+            return self._speed(run, size)
+        except ValueError:
+            if size > 1:
+                raise
+            return None
 
     def _speed(self, run: Run, size: int) -> float:
         """Samples a second of a size, reading included: the median of steps, after one that warms up."""

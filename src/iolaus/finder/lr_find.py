@@ -144,13 +144,22 @@ def smoothed(values: Sequence[float], factor: float) -> list[float]:
 
 
 def steepest_descent(rates: Sequence[float], values: Sequence[float], least: int) -> int:
-    """Where values fall most by the logarithm of the rate, before their least; by central differences."""
+    """Where values fall most by the logarithm of the rate, before their least.
+
+    Where batches are few or small, values jump before any rate does something; so the place is sought only once they have fallen for good,
+    below a tenth of the fall from what they were in the middle of the flat part.
+    """
+    flat = sorted(values[: max(least // 2, 1)])[max(least // 2, 1) // 2]
+    fallen = [
+        n for n in range(1, least + 1) if all(v <= flat - 0.1 * (flat - values[least]) for v in values[n : least + 1])
+    ]
+    places = fallen or [least]
 
     def slope(place: int) -> float:
-        before, after = max(place - 1, 0), min(place + 1, least)
+        before, after = max(place - 1, 0), min(place + 1, len(values) - 1)
         return (values[after] - values[before]) / math.log(rates[after] / rates[before])
 
-    return min(range(least + 1), key=slope) if least else 0
+    return min(places, key=slope)
 
 
 def rounded(rate: float) -> float:
