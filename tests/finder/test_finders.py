@@ -122,6 +122,7 @@ def test_trial_steps_are_those_of_a_fit(here, words):
     "words",
     [
         (
+            "data.batch_size=20",
             "model.dropout=0.5",
             "model.norm=BatchNorm1d",
             "trainer.precision=bf16-mixed",
@@ -179,7 +180,7 @@ def test_the_steepest_descent_of_a_known_curve():
 def test_a_loss_that_never_falls_gets_no_suggestion(here):
     found = LRFind(min_lr=1e-12, max_lr=1e-10, num_steps=10).find(built())
     assert found.suggestion == {}
-    assert "the loss falls with no rate between 1e-12 and 1e-10" in found.words
+    assert "the loss falls with no rate from 1e-12 to 1e-10" in found.words
 
 
 def test_the_largest_size_that_fits_is_found_in_a_few_tries():

@@ -12,6 +12,7 @@ from iolaus.finder.trial import Trial
 from iolaus.study.base import followed
 
 FALL = 0.02  # of the first loss, by which it must fall for the test to tell something
+LEVEL = 0.01  # of the fall, within which two losses are alike
 BELOW = 10.0  # how far below the rate of the least loss a training is stable
 
 
@@ -60,37 +61,38 @@ class LRFind(Finder):
         """Take the steps.
 
         Raises:
-            UserError: where the first loss is not finite.
+            UserError: where the loss is not finite before the third step.
         """
         rates, losses = self.ramp(run)
-        if len(losses) < 3:
-            raise UserError(
-                f"lr_find.min_lr: the loss is {losses[-1]} after {len(losses) - 1} steps already; set it lower than {self.min_lr:g}"
-            )
         smooth = smoothed(losses, self.smoothing)
-        least = min(range(len(smooth)), key=smooth.__getitem__)
         table = Table(["lr", "loss", "smoothed"], list(zip(rates, losses, smooth, strict=True)))
-        if smooth[0] - smooth[least] < FALL * abs(smooth[0]):
-            words = (
-                f"lr_find: the loss falls with no rate between {rates[0]:.3g} and {rates[-1]:.3g}, so none is suggested"
-            )
-            return Finding({"lr_find": self._figure(rates, losses, smooth, {})}, table, words)
+        bottom = min(smooth)
+        if smooth[0] - bottom < FALL * abs(smooth[0]):
+            none = f"lr_find: the loss falls with no rate from {rates[0]:.3g} to {rates[-1]:.3g}, so none is suggested"
+            return Finding({"lr_find": self._figure(rates, losses, smooth, {})}, table, none)
+        # the first rate that leads so far down: where the loss stays there, a higher one brings nothing
+        least = next(n for n, value in enumerate(smooth) if value - bottom <= LEVEL * (smooth[0] - bottom))
         steepest = rates[steepest_descent(rates, smooth, least)]
         suggested = rounded(rates[least] / BELOW)
         marks = {f"suggested, {suggested:g}": suggested, f"steepest descent, {steepest:.2g}": steepest}
-        words = (
-            f"lr_find: try {_settings(run, suggested)}\n  a tenth of the rate with the least loss; it falls steepest at {steepest:.2g}, "
-            "see figures/lr_find.png"
-        )
-        if least == len(smooth) - 1 and len(losses) == self.num_steps:
-            words += f"; it was still falling at lr_find.max_lr={self.max_lr:g}: set that higher"
         suggestion = {"optim.lr": suggested, "steepest_descent": steepest, "least_loss": rates[least]}
-        return Finding({"lr_find": self._figure(rates, losses, smooth, marks)}, table, words, suggestion)
+        words = [
+            f"lr_find: try {_settings(run, suggested)}",
+            f"  a tenth of the rate with the least loss; it falls steepest at {steepest:.2g}, see figures/lr_find.png",
+        ]
+        if least == self.num_steps - 1:
+            words.append(f"  it was still falling at lr_find.max_lr={self.max_lr:g}: set that higher")
+        if run.config["optim"].get("line_search_fn"):
+            words.append("  but with optim.line_search_fn the rate is a first try alone, so it matters little")
+        return Finding({"lr_find": self._figure(rates, losses, smooth, marks)}, table, "\n".join(words), suggestion)
 
     def ramp(self, run: Run) -> tuple[list[float], list[float]]:
-        """The rates, and the loss before each step; as many as there were before the loss diverged."""
-        lr = run.config["optim"]["lr"]
-        ratio = self.max_lr / self.min_lr
+        """The rates, and the loss before each step; as many as there were before the loss diverged.
+
+        Raises:
+            UserError: where the loss is not finite before the third step.
+        """
+        lr, ratio = run.config["optim"]["lr"], self.max_lr / self.min_lr
         rates: list[float] = []
         losses: list[float] = []
         with Trial(run) as trial:
@@ -98,20 +100,21 @@ class LRFind(Finder):
             shares = [float(group["lr"]) / lr for group in groups]
             batches = trial.batches()
             for number in followed(range(self.num_steps), "lr_find"):
-                rates.append(self.min_lr * ratio ** (number / (self.num_steps - 1)))
+                rate = self.min_lr * ratio ** (number / (self.num_steps - 1))
                 for group, share in zip(groups, shares, strict=True):
-                    _set(group, share * rates[-1])
-                losses.append(trial.step([next(batches) for _ in range(trial.accumulate)]))
-                if not math.isfinite(losses[-1]):
+                    _set(group, share * rate)
+                loss = trial.step([next(batches) for _ in range(trial.accumulate)])
+                if not math.isfinite(loss):
                     break
+                rates.append(rate)
+                losses.append(loss)
                 if self._has_diverged(losses):
                     break
-        kept = [math.isfinite(loss) for loss in losses]
-        if not kept[0]:
-            raise UserError(f"lr_find: the loss is {losses[0]} before any step")
-        if sum(kept) < 3:
-            return rates, losses
-        return [r for r, k in zip(rates, kept, strict=True) if k], [v for v, k in zip(losses, kept, strict=True) if k]
+        if len(losses) < 3:
+            raise UserError(
+                f"lr_find.min_lr: the loss is {loss} before step {len(losses) + 1} already; received {self.min_lr:g}"
+            )
+        return rates, losses
 
     def _has_diverged(self, losses: Sequence[float]) -> bool:
         """Whether the smoothed loss is so many times its least, or of a tenth of the first where that is more."""
