@@ -72,7 +72,9 @@ class Report:
         self._claim = claim(self.folder, self.job.resumed)
         self._handlers = requests.install()
         slurm.remember(self.folder)
-        if not self.job.resumed:
+        if self.job.resumed:
+            self._suggestions = read_results(self.folder).get("suggestions") or {}
+        else:
             write_text(self.folder / "config.yaml", self._settings())
         return self
 
@@ -131,7 +133,6 @@ class Report:
         """Look for a setting, say it and draw why; nothing is set, and the run is as it was. One that goes on has looked already."""
         assert self.run is not None
         if self.job.resumed:
-            self._suggestions = read_results(self.folder).get("suggestions", {})
             return
         found = make(self.run.config[stage], stage).find(self.run)
         boards = [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)]
@@ -139,6 +140,8 @@ class Report:
         self._shown += ["", found.words.partition("\n")[0], *show.show(found.figures, self.folder, boards, 0)]
         show.show({stage: found.table}, self.folder, [], 0)
         log.info("%s", found.words)
+        if not self.config.trainer.fast_dev_run:
+            self._write_results("running", None)
 
     def fit(self) -> None:
         """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,8 +262,6 @@ def test_a_fit_after_finding_is_a_fit_without(command):
     assert "suggestions" not in alone.results
     assert f"lr_find: try optim.lr={found['lr_find']['optim.lr']:g}\n" in after.text
     assert f"batch_size_find: try data.batch_size={found['batch_size_find']['data.batch_size']}\n" in after.text
-    settings = json.loads(json.dumps(after.results))["overrides"]
-    assert not any(word.startswith("optim.lr") for word in settings)
     for name in ("lr_find", "batch_size_find", "batch_size_find_memory"):
         assert (after.folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"figures/{name}.png" in (after.folder / "report.md").read_text()
@@ -270,6 +269,18 @@ def test_a_fit_after_finding_is_a_fit_without(command):
         rows = list(csv.DictReader(file))
     assert len(rows) <= 25
     assert float(rows[0]["loss"]) == pytest.approx(float(rows[0]["smoothed"]))
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_keeps_what_was_found(command):
+    words = ("data=iris", "trainer.max_epochs=2", "logger=[]", "stages=[lr_find,fit]", "lr_find.num_steps=15")
+    found = command(*words, "output_dir=run").results["suggestions"]
+    outcome = command("resume=run", "trainer.max_epochs=3")
+    assert outcome.code == 0, outcome.text
+    assert "lr_find" not in outcome.text
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["epochs"] == 3
+    assert results["suggestions"] == found
 
 
 @pytest.mark.parametrize(
