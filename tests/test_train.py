@@ -30,6 +30,7 @@ RESULT_KEYS = {
         "epochs",
     ),
     *("steps", "checkpoint", "tested", "num_parameters", "seconds", "samples_per_s", "versions", "git", "error"),
+    *("changed", "shown", "machine"),
 }
 
 

@@ -1,8 +1,10 @@
 """From a checked configuration to live objects: data, task, trainer."""
 
+import copy
 import importlib
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,17 +19,23 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from iolaus import ranks
 from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
 from iolaus.checkpoint import CheckpointFiles, read
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
+from iolaus.functional.keys import mix
 from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
 from iolaus.rules import OWN_KEYS
 from iolaus.task.base import Task
 from iolaus.trainer import Trainer
+
+log = logging.getLogger("iolaus")
+
+FUSED_ON_SHARDS = ("torch.optim.Adam", "torch.optim.AdamW")  # which torch has fused for parts of weights too
 
 Kind = TypeVar("Kind", bound=pl.Callback)
 
@@ -70,7 +78,7 @@ def build(config: DictConfig, data: DataModule | None = None) -> Run:
     reused = data is not None
     if data is None:
         data = make(plain(config.data), "data")
-        data.prepare_data()
+        ranks.in_turn(data.prepare_data)
         data.setup()
     with open_dict(config):
         config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
@@ -87,11 +95,14 @@ def build(config: DictConfig, data: DataModule | None = None) -> Run:
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
     if not reused:
         data.augmentations += [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
-    task = build_task(settings)
+    parts = _of_processes(settings)
+    task = build_task(parts)
     if data.standardize:
         task.fit_statistics(data.statistics())
+    if ranks.place().rank > 0 and ranks.count() > 1:  # the weights are the same, what is drawn in the training is not
+        pl.seed_everything(mix(config.seed, ranks.place().rank) % 2**32, workers=True, verbose=False)
     history = History(Path(settings["output_dir"], "metrics.csv"))
-    trainer = build_trainer(settings, history)
+    trainer = build_trainer(parts, history)
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
         # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
@@ -120,10 +131,39 @@ def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Tas
 
 def steps_per_epoch(data: DataModule, trainer: dict[str, Any]) -> int:
     """Optimizer steps of an epoch, with the trainer's limits."""
-    batches = -(-len(data.rows["train"]) // data.batch_size)
+    batches = -(-len(data.rows["train"]) // (data.batch_size * data.share[1]))
     limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     return max(-(-batches // trainer.get("accumulate_grad_batches", 1)), 1)
+
+
+def _of_processes(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what only the number of processes tells; the saved ones do not say it, as a run may go on with another number."""
+    parts = copy.deepcopy(settings)
+    _scale_rates(parts)
+    if ranks.count() == 1 and str(_target(parts["trainer"].get("strategy"))).startswith("iolaus.strategy."):
+        parts["trainer"]["strategy"] = "auto"  # one alone has nothing to average or to share
+    elif str(_target(parts["trainer"].get("strategy"))).endswith(".FullySharded") and parts["optim"].get("fused"):
+        if parts["optim"]["_target_"] not in FUSED_ON_SHARDS:
+            parts["optim"]["fused"] = None
+    return parts
+
+
+def _target(node: Any) -> str | None:
+    return node.get("_target_") if isinstance(node, dict) else None
+
+
+def _scale_rates(settings: dict[str, Any]) -> None:
+    """Multiply learning rates by the number of processes or its root, where that is asked for. Goyal and others, https://arxiv.org/abs/1706.02677."""
+    kind, world = settings["trainer"].get("scale_lr"), ranks.count()
+    if kind is None or world == 1:
+        return
+    factor = world if kind == "linear" else math.sqrt(world)
+    nodes = [settings["optim"], *(settings["optim"].get("_groups_") or {}).values(), settings.get("scheduler") or {}]
+    for node in nodes:
+        for key in {"lr", "max_lr"} & {key for key, value in node.items() if isinstance(value, int | float)}:
+            log.info("trainer.scale_lr: %s %g -> %g", key, node[key], node[key] * factor)
+            node[key] *= factor
 
 
 def build_task(settings: dict[str, Any]) -> Task:
@@ -263,6 +303,7 @@ def quiet() -> None:
         r".*The `srun` command is available.*",
         r".*`torch.jit.script` is deprecated.*",  # torch's own forward mode uses it
         r".*TF32 acceleration on top of oneDNN.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # scores are summed over the processes already
         r".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -20,11 +20,11 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils._pytree import tree_map
 
 from iolaus.errors import UserError
+from iolaus.files import PARTIAL
 
 MARK = b"iolaus crc32 "
 COMMENT = len(MARK) + 8  # the mark and eight hexadecimal digits
 READ = 2**24  # bytes that are read at once
-PARTIAL = ".partial"  # ending of a file that is being written
 
 
 class DamagedCheckpoint(UserError):

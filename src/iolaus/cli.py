@@ -18,6 +18,7 @@ from iolaus.runs import find_checkpoint, read_run
 from iolaus.startup import import_lightning
 from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
+from iolaus.tables import table_text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -222,7 +223,6 @@ def _test(options: argparse.Namespace) -> None:
     check(config)
     import_lightning()
     from iolaus.build import build
-    from iolaus.report import table_text
 
     run = build(config)
     if "test" not in run.data.datasets:

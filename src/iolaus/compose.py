@@ -1,6 +1,7 @@
 """From the command line to composed, checked configurations; what is wrong is told at once, in one message."""
 
 import argparse
+import atexit
 import contextlib
 import functools
 import inspect
@@ -8,7 +9,9 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from iolaus import slurm
+from iolaus import ranks, slurm
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
 from iolaus.errors import ConfigError, UserError
@@ -87,13 +90,15 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         except (UserError, OSError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra goes on with the other jobs
-            logging.getLogger("iolaus").error("%s", _message(error, verbose))
+            if ranks.tells(error):
+                text = _message(error, verbose)
+                logging.getLogger("iolaus").error("%s", text) if ranks.is_first() else print(text, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
 
     try:
-        sys.argv = _going_on(_friendly(_begun(sys.argv)))
+        sys.argv = _going_on(_friendly(_placed(_begun(sys.argv))))
         if (earlier := _earlier(sys.argv)) is not None:
             resume(*earlier)
             return
@@ -102,10 +107,32 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             sys.argv += settle(arguments, conf)
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        print(_message(error, verbose), file=sys.stderr)
+        if ranks.tells(error):
+            print(_message(error, verbose), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _placed(argv: list[str]) -> list[str]:
+    """Of several processes that train together the first has the run's folder, and the others nothing to write.
+
+    Raises:
+        UserError: for a sweep, whose jobs start processes of their own.
+    """
+    if ranks.place().launcher and {"-m", "--multirun"} & set(argv):
+        raise UserError(
+            f"-m: a sweep starts the processes of its jobs itself; start it once, without {ranks.place().launcher}, "
+            "as in python train.py -m trainer=ddp trainer.devices=2 ..."
+        )
+    if ranks.is_first():
+        return argv
+    folder = tempfile.mkdtemp(prefix="iolaus-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return [
+        *(word for word in argv if not word.startswith(("output_dir=", "hydra.run.dir="))),
+        f"hydra.run.dir={folder}",
+    ]
 
 
 def _earlier(argv: list[str]) -> tuple[Path, list[str], list[str]] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from iolaus import ranks
 from iolaus.errors import did_you_mean
 from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
@@ -35,6 +36,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _study(config)
     yield from _finders(config)
     yield from _folds(config["data"])
+    yield from _processes(config)
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
     if folders:  # and not for a run that exists: it has its weights
@@ -184,12 +186,6 @@ def _combinations(config: Node) -> Iterator[str]:
     held_out = [data.get("val_fraction") if data.get("folds") is None else 0.0, data.get("test_fraction")]
     if all(isinstance(f, int | float) for f in held_out) and sum(held_out) >= 1:
         yield f"data.val_fraction + data.test_fraction: nothing is left to train on; they sum to {sum(held_out):g}"
-    if trainer.get("devices") not in (1, "1") and not (
-        isinstance(trainer.get("devices"), list) and len(trainer["devices"]) == 1
-    ):
-        yield f"trainer.devices: training runs on one device; received {trainer.get('devices')!r}"
-    if trainer.get("num_nodes", 1) != 1:
-        yield f"trainer.num_nodes: training runs on one machine; received {trainer['num_nodes']!r}"
     last = trainer.get("max_epochs")
     if not isinstance(last, int) or last < 1:
         last = math.inf
@@ -219,6 +215,45 @@ def _folds(data: Node) -> Iterator[str]:
         yield f"data.folds: {reason}; leave it at null"
     elif isinstance(folds, int) and isinstance(number, int) and number >= folds >= 2:
         yield f"data.fold: must be from 0 to {folds - 1} with data.folds={folds}; received {number}"
+
+
+def _processes(config: Node) -> Iterator[str]:
+    """Several processes: what started them, what the trainer is told, and what they cannot do together."""
+    here, trainer = ranks.place(), config["trainer"]
+    devices, machines = trainer.get("devices"), trainer.get("num_nodes", 1)
+    number = len(devices) if isinstance(devices, list) else devices
+    if here.launcher:
+        yield from _mismatches(here, trainer, number)
+    if not here.launcher and number in (1, "1", 0) and machines in (1, "auto"):
+        return
+    together = {str(node.get("_target_")).rpartition(".")[2] for node in _parts(config.get("callbacks"))}
+    if "GoBack" in together:
+        yield "callbacks.go_back: goes with one process; leave it out, and resume a run that diverged with a lower rate"
+    if str(config["optim"].get("_target_")).endswith(".LBFGS"):
+        yield "optim=lbfgs: its search along a line needs the loss of all data in one process; set trainer.devices=1"
+    if config["stages"] == ["study"]:
+        yield "stages: a study is done by one process; set trainer.devices=1"
+    is_sharded = str(_target_of(trainer.get("strategy"))).endswith((".FullySharded", ".ModelParallelStrategy"))
+    if is_sharded and (found := together & {"Averaging", "Curvature"}):
+        yield f"trainer=fsdp: {' and '.join(sorted(found))} among the callbacks wants whole weights in each process; take trainer=ddp"
+
+
+def _mismatches(here: ranks.Place, trainer: Node, number: Any) -> Iterator[str]:
+    """What started the processes, and the trainer, must mean the same number of them."""
+    started = f"{here.launcher} started {here.world} processes, {here.local_world} on this machine"
+    if here.world % here.local_world:
+        yield f"{here.launcher}: machines must have equally many processes; this one has {here.local_world} of {here.world}"
+    elif number in (1, "1") and here.local_world > 1 and trainer.get("strategy") == "auto":
+        yield f"trainer.devices: {started}, and each would train alone; add trainer=ddp, or start one by python train.py"
+    elif isinstance(number, int) and number > 0 and number != here.local_world:
+        yield f"trainer.devices: {started}; set trainer.devices=auto or {here.local_world}; received {number}"
+    machines = trainer.get("num_nodes", 1)
+    if isinstance(machines, int) and machines != max(here.world // here.local_world, 1):
+        yield f"trainer.num_nodes: {started}; set trainer.num_nodes=auto; received {machines}"
+
+
+def _target_of(node: Any) -> Any:
+    return node.get("_target_") if isinstance(node, dict) else None
 
 
 def _study(config: Node) -> Iterator[str]:

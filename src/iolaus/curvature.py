@@ -63,7 +63,7 @@ def curvature(
     import_lightning()
     from iolaus.build import build
     from iolaus.callbacks.curvature import Curvature
-    from iolaus.show import text_table
+    from iolaus.tables import text_table
 
     run = build(config)
     callback = Curvature(1, num_samples, config.data.batch_size, mode, lanczos_steps, seed=config.seed)  # type: ignore[arg-type]

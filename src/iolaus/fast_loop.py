@@ -2,7 +2,7 @@
 
 The stock loop spends 0.3 ms a step on closures, profiler contexts, signature inspection and calls of hooks that nobody implements.
 This one looks once an epoch at what is implemented and calls that. It stands aside for the stock loop whenever a run is not
-plain: several devices, gradient accumulation, loss scaling, a profiler, a restart in mid-epoch, an optimizer with a closure,
+plain: sharded weights, gradient accumulation, loss scaling, a profiler, a restart in mid-epoch, an optimizer with a closure,
 a task that overrides a part of the step.
 
 All private names of Lightning that Iolaus relies on in the step stand in this file; `tests/test_fast_loop.py` fails when they move.
@@ -19,7 +19,8 @@ from pytorch_lightning.loops.fetchers import _DataFetcher, _DataLoaderIterDataFe
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 # Hooks of a step that callbacks and the task may implement.
 HOOKS = (
@@ -72,6 +73,9 @@ class FastEpochLoop(_TrainingEpochLoop):
             )
         )
         self._task: Any = task
+        # DDP's own forward pass, around the step, tells it that gradients are to be averaged in the backward pass.
+        is_alone = trainer.strategy.model is task
+        self._training_step = task.training_step if is_alone else trainer.strategy.training_step
         self._device = trainer.strategy.root_device
 
     def _is_plain(self, data_fetcher: _DataFetcher) -> bool:
@@ -79,8 +83,7 @@ class FastEpochLoop(_TrainingEpochLoop):
         trainer, task = self.trainer, self.trainer.lightning_module
         precision = trainer.precision_plugin
         return (
-            type(trainer.strategy) is SingleDeviceStrategy
-            and trainer.strategy.model is task
+            (_trains(trainer.strategy, task) or _averages_gradients(trainer.strategy))
             and (type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None))
             and isinstance(trainer.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
             and not isinstance(data_fetcher, _DataLoaderIterDataFetcher)
@@ -131,7 +134,7 @@ class FastEpochLoop(_TrainingEpochLoop):
         count.step.increment_ready()
         count.zero_grad.increment_ready()
         with self._context():
-            loss = task.training_step(batch, batch_idx)
+            loss = self._training_step(batch, batch_idx)
         self._call("on_before_zero_grad", optimizer)
         count.zero_grad.increment_started()
         optimizer.zero_grad()
@@ -168,6 +171,20 @@ class FastEpochLoop(_TrainingEpochLoop):
         result = own(*arguments) if own is not None else None
         task.__dict__["_current_fx_name"] = before
         return result
+
+
+def _trains(strategy: Strategy, task: pl.LightningModule) -> bool:
+    """Whether one device trains the task itself."""
+    return type(strategy) is SingleDeviceStrategy and strategy.model is task
+
+
+def _averages_gradients(strategy: Strategy) -> bool:
+    """Whether a step of several processes differs from one of a single process in its backward pass alone."""
+    return (
+        isinstance(strategy, DDPStrategy)
+        and isinstance(strategy.model, DistributedDataParallel)
+        and strategy._model_averager is None
+    )
 
 
 def _implemented(trainer: pl.Trainer, name: str) -> tuple[list[Callable], Callable | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from iolaus import ranks
 from iolaus.build import Run
 from iolaus.errors import UserError
 from iolaus.gradient.reverse import Reverse
@@ -123,6 +124,8 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if ranks.is_of_connection(error):
+            raise
         reason = " ".join(str(error).split()).partition(" Please file an issue")[0]
         raise UserError(f"{what}:\n{reason[:300]}") from error
 

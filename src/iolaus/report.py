@@ -1,17 +1,12 @@
-"""The end of a run: results.json for programs, report.md and a table for people."""
+"""The course of a run from its folder to its end: results.json for programs, a report and a table for people."""
 
 import fcntl
 import json
 import logging
 import math
 import os
-import platform
-import re
 import shlex
-import subprocess
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -20,30 +15,32 @@ import torch
 import yaml
 from omegaconf import DictConfig
 
-from iolaus import figures, show, slurm
+from iolaus import figures, ranks, show, slurm
 from iolaus.build import Run, build, make, quiet
 from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
 from iolaus.check import plain
-from iolaus.checkpoint import PARTIAL
+from iolaus.closing import next_steps, outcome
 from iolaus.divergence import Diverged
 from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
+from iolaus.files import write
 from iolaus.init_from import take_weights
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
+from iolaus.results import command, git, machine, setting, told, versions
+from iolaus.run_report import write_report
 from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
 
 log = logging.getLogger("iolaus")
 
-PACKAGES = ("iolaus", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
-
 
 class Report:
     """Follows a run and writes what it came to, also when it failed or was interrupted.
 
-    Use as a context manager around the run; `follow` tells it the live objects once they are built.
+    Use as a context manager around the run; `follow` tells it the live objects once they are built. Of several processes that train
+    together the first writes and speaks.
 
     Args:
         config: the composed settings.
@@ -62,20 +59,25 @@ class Report:
         self.tested: str | None = None  # which weights were tested
         self.together = 0  # runs that were trained with this one, in one stack
         self._exhibits: dict[str, Exhibit] = {}
+        self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
         self._suggestions: dict[str, Any] = {}  # of finders
-        self._shown: list[str] = []  # lines of the report that show what finders found
+        self._finds: list[show.Shown] = []  # what they show
+        self._asked = plain(config, resolve=False)  # before the data tell what only they know
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
+        self._speaks = ranks.is_first()
+        self._claim: TextIO | None = None
 
     def __enter__(self) -> "Report":
-        self._claim = claim(self.folder, self.job.resumed)
+        if self._speaks:
+            self._claim = claim(self.folder, self.job.resumed)
         self._handlers = requests.install()
         slurm.remember(self.folder)
         if self.job.resumed:
             self._suggestions = read_results(self.folder).get("suggestions") or {}
-        else:
-            write_text(self.folder / "config.yaml", self._settings())
+        elif self._speaks:
+            write(self.folder / "config.yaml", self._settings())
         return self
 
     def follow(self, run: Run) -> Run:
@@ -83,11 +85,13 @@ class Report:
         self.run = run
         if self.job.resumed:
             self._go_back_to_point()
-        write_text(self.folder / "config.yaml", self._settings())
+        if not self._speaks:
+            return run
+        write(self.folder / "config.yaml", self._settings())
         for logger in run.trainer.loggers:
             logger.log_hyperparams(self._hyperparameters())
         if not self.config.trainer.fast_dev_run:
-            self._write_results("running", None)
+            self._write(self._results("running", None))
         return run
 
     def _go_back_to_point(self) -> None:
@@ -102,6 +106,8 @@ class Report:
                     f"trainer.max_epochs: {limit} is less than the {found[1]['epoch']} epochs that the run has"
                 )
         self._point = found[0] if found else None
+        if not self._speaks:
+            return
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
         if found:
             log.info(
@@ -120,7 +126,30 @@ class Report:
     def info(self) -> None:
         """Say and draw what the run is going to do."""
         assert self.run is not None
-        log.info("%s", preview(self.run, self.folder))
+        if self._speaks:
+            log.info("%s", preview(self.run, self.folder))
+
+    def find(self, stage: str) -> None:
+        """Look for a setting, say it and draw why; nothing is set, and the run is as it was. One that goes on has looked already.
+
+        Raises:
+            UserError: where several processes train.
+        """
+        assert self.run is not None
+        if self.job.resumed:
+            return
+        if ranks.count() > 1:
+            raise UserError(
+                f"stages: {stage} tries steps of one process; run it alone with trainer.devices=1, and train with what it finds"
+            )
+        found = make(self.run.config[stage], stage).find(self.run)
+        boards = [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)]
+        self._suggestions[stage] = found.suggestion
+        self._finds += show.show(found.figures, self.folder, boards, 0)
+        show.show({stage: found.table}, self.folder, [], 0)
+        log.info("%s", found.words)
+        if not self.config.trainer.fast_dev_run:
+            self._write(self._results("running", None))
 
     def study(self) -> None:
         """Compute what a study has to show; nothing is trained."""
@@ -128,20 +157,6 @@ class Report:
         study = make(plain(self.config)["study"], "study")
         self._exhibits = study.run()
         self._found = study.values
-
-    def find(self, stage: str) -> None:
-        """Look for a setting, say it and draw why; nothing is set, and the run is as it was. One that goes on has looked already."""
-        assert self.run is not None
-        if self.job.resumed:
-            return
-        found = make(self.run.config[stage], stage).find(self.run)
-        boards = [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)]
-        self._suggestions[stage] = found.suggestion
-        self._shown += ["", found.words.partition("\n")[0], *show.show(found.figures, self.folder, boards, 0)]
-        show.show({stage: found.table}, self.folder, [], 0)
-        log.info("%s", found.words)
-        if not self.config.trainer.fast_dev_run:
-            self._write_results("running", None)
 
     def fit(self) -> None:
         """Train, with the time taken; after a divergence again with a lower rate, where that was asked for."""
@@ -196,8 +211,10 @@ class Report:
 
         task = self.run.task
         task.eval()
+        self.run.data.is_shared = False
         with torch.no_grad(), torch.random.fork_rng():
             self._exhibits = task.show(self.run.data)
+        self.run.data.is_shared = True
         for name, value in self.run.history.test.items():
             if name.startswith("loss/") and not math.isfinite(value):
                 log.warning("%s: is %s; look for extreme values in the test split", name, value)
@@ -206,29 +223,37 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         requests.patience = "the report is being written"
-        stopped = isinstance(error, KeyboardInterrupt | Stopped)
+        stopped = isinstance(error, KeyboardInterrupt | Stopped | ranks.Lost)
         pruned = isinstance(error, Pruned)
+        if isinstance(error, ranks.Lost) and (cause := ranks.first_error()):
+            error, stopped = UserError(cause), False
         status = "completed" if error is None else "interrupted" if stopped else "pruned" if pruned else "failed"
         if error is not None and status == "failed" and not isinstance(error, UserError):
             log.debug("", exc_info=(type(error), error, traceback))
-        results = self._results(status, error)
-        if not self.config.trainer.fast_dev_run:
-            self._write_results(status, error)
-            # whoever stops a run does not wait for pictures
-            shown = self._shown + ([] if stopped or pruned else self._draw(results))
-            write_text(self.folder / "report.md", _markdown(results, shown, self._settings()))
-        if status != "failed":
-            log.info("%s", self._closing_words(results))
-        if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
-            slurm.requeue()
+        if self._speaks:
+            self._end(self._results(status, error), draws=not (stopped or pruned))
+            if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
+                slurm.requeue()
         requests.reinstall(self._handlers)
-        Path(self._claim.name).unlink(missing_ok=True)
-        self._claim.close()
+        if self._claim is not None:
+            Path(self._claim.name).unlink(missing_ok=True)
+            self._claim.close()
         return pruned
 
-    def _write_results(self, status: str, error: BaseException | None) -> None:
-        text = json.dumps(self._results(status, error), indent=2, allow_nan=True)
-        write_text(self.folder / "results.json", text + "\n")
+    def _end(self, results: dict[str, Any], draws: bool) -> None:
+        """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
+        if not self.config.trainer.fast_dev_run:
+            self._write(results)
+            if draws:
+                self._draw(results)
+            results |= {"shown": self._finds + self._shown, "changed": self.job.changed(self._asked)}
+            self._write(results)
+            write_report(self.folder, results)
+        if results["status"] != "failed":
+            self._tell(results)
+
+    def _write(self, results: dict[str, Any]) -> None:
+        write(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=True) + "\n")
 
     def _settings(self) -> str:
         """The resolved settings as YAML; complete once the run is built, as some facts only the data tell."""
@@ -248,7 +273,7 @@ class Report:
         told = {*short, "optim.lr", "data.batch_size", "sweep", "experiment", "output_dir", "name"}
         pairs = (o.lstrip("+").partition("=")[::2] for o in self.job.overrides if "=" in o)
         named = {key: text for key, text in pairs if key not in told and not key.startswith("hydra")}
-        return short | {key: _setting(settings, key, text) for key, text in named.items()}
+        return short | {key: setting(settings, key, text) for key, text in named.items()}
 
     def _results(self, status: str, error: BaseException | None) -> dict[str, Any]:
         monitor, mode = self.config.objective.monitor, self.config.objective.mode
@@ -261,8 +286,9 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": _command(),
+            "command": command(),
             "overrides": self.job.overrides,
+            "changed": None,  # found at the end
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
             "choices": self.job.choices,
@@ -275,31 +301,31 @@ class Report:
             "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
             "tested": self.tested,
             "num_parameters": _count(run) if run else None,
+            "processes": ranks.count(),
             "seconds": {"total": round(time.monotonic() - self._start, 3), "fit": round(self.fit_seconds, 3)},
             "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-            "git": _git(),
-            "error": _told(error),
+            "shown": [],
+            "versions": versions(),
+            "machine": machine(),
+            "git": git(),
+            "error": told(error),
             **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
 
-    def _draw(self, results: dict[str, Any]) -> list[str]:
-        """Draw all that there is to see, in the folder and in TensorBoard; the report's lines that show it."""
+    def _draw(self, results: dict[str, Any]) -> None:
+        """Draw all that there is to see, in the folder and in TensorBoard, and note what the report shows."""
         run = self.run
         if run is None:
-            return show.show(self._exhibits, self.folder, [], 0)
+            self._shown = show.show(self._exhibits, self.folder, [], 0)
+            return
         drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
         if run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
         boards = [logger for logger in run.trainer.loggers if isinstance(logger, TensorBoard)]
-        lines = [
-            line
-            for name, figure in drawn.items()
-            for line in show.figure(name, figure, self.folder, boards, results["steps"])
-        ]
+        self._shown = [show.figure(name, f, self.folder, boards, results["steps"]) for name, f in drawn.items()]
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
-        lines += show.show(self._exhibits, self.folder, boards, results["steps"])
+        self._shown += show.show(self._exhibits, self.folder, boards, results["steps"])
         if (best := results["objective"]["value"]) is not None:
             for board in (
                 boards
@@ -307,42 +333,24 @@ class Report:
                 board.log_metrics({"Objective": best}, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
-                lines += ["", f"![{path.stem}](figures/{path.name})"]
+                self._shown.append({"file": f"figures/{path.name}"})
         for board in boards:
             board.save()
-        return lines
 
-    def _closing_words(self, results: dict[str, Any]) -> str:
-        """The table, the folder and the commands to go on with."""
-        folder = shlex.quote(os.path.relpath(self.folder))
+    def _tell(self, results: dict[str, Any]) -> None:
+        """The last words in the terminal."""
         if self.config.trainer.fast_dev_run:
-            return "it runs: the batches went through, nothing was kept"
-        if not {"fit", "test"} & {*self.config.stages} and "study" not in self.config.stages:
-            return f"nothing was trained: {folder}"
-        if "study" in results["metrics"]:
-            lines = [f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items()]
-            return "\n".join(
-                [results["name"], *lines, f"completed in {results['seconds']['total']:.1f} s: {folder}/report.md"]
-            )
-        best = results["best_epoch"]
-        epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
-        words = [
-            table_text(f"{results['name']}: {epoch}", _columns(results)),
-            f"\n{results['status']} in {results['seconds']['total']:.1f} s: {folder}",
-        ]
-        if self.tested:
-            words.append(f"tested: {self.tested}")
-        logdir = shlex.quote(os.path.relpath(self.folder.parent)) if self.folder.parent != Path.cwd() else folder
-        words += ["", "next:"]
-        if "tensorboard" in (self.config.get("logger") or {}):
-            words.append(f"  tensorboard --logdir {logdir}")
-        if results["status"] == "interrupted" and self.run is not None and self.run.callback(ResumePoints) is not None:
-            words.append(f"  iolaus resume {folder}")
-        if results["checkpoint"] and self.run is not None and "test" in self.run.data.datasets:
-            words.append(f"  iolaus test {folder}")
-        if results["checkpoint"]:
-            words.append(f"  iolaus predict {folder} FILE")
-        return "\n".join(words)
+            log.info("it runs: the batches went through, nothing was kept")
+            return
+        if not {"fit", "test", "study"} & {*self.config.stages}:
+            log.info("nothing was trained: %s", shlex.quote(os.path.relpath(self.folder)))
+            return
+        run = self.run
+        log.info("%s", outcome(results))
+        has_tensorboard = run is not None and "tensorboard" in (self.config.get("logger") or {})
+        is_resumable = run is not None and run.callback(ResumePoints) is not None
+        is_testable = run is not None and "test" in run.data.datasets
+        log.info("%s", next_steps(results, self.folder, has_tensorboard, is_resumable, is_testable))
 
 
 def claim(folder: Path, resumed: bool) -> TextIO:
@@ -368,53 +376,6 @@ def claim(folder: Path, resumed: bool) -> TextIO:
     return held
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file so that it is at every moment either what it was or the new one."""
-    if not file.parent.is_dir():
-        raise UserError(f"output_dir: {file.parent} is gone; it was removed while the run went on")
-    partial = file.with_name(file.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
-
-
-def _command() -> str:
-    """The command as the user wrote it."""
-    name, *words = sys.argv
-    is_ours = Path(name).name in ("iolaus", "__main__.py")
-    return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *(_as_typed(word) for word in words)])
-
-
-def _told(error: BaseException | None) -> str | None:
-    """An error as a line of the results."""
-    if isinstance(error, Stopped):
-        return f"stopped by {error.signal.name}"
-    if isinstance(error, Pruned):
-        return str(error)
-    return None if error is None else f"{type(error).__name__}: {error}"
-
-
-def _as_typed(word: str) -> str:
-    """An override of the run's folder as the user wrote it, not as Hydra calls it."""
-    folder = re.fullmatch(r'hydra\.(?:run|sweep)\.dir="(.*)"', word)
-    return f"output_dir={folder[1]}" if folder else word
-
-
-def _metrics(row: dict[str, float] | None) -> dict[str, float]:
-    return {k: v for k, v in (row or {}).items() if "/" in k}
-
-
-def _setting(settings: dict[str, Any], key: str, text: str) -> Any:
-    """The value that an override set, as TensorBoard takes it: numbers as such, so that they are filtered and drawn by their size."""
-    node: Any = settings
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node if isinstance(node, bool | int | float | str) else text
-
-
-def _count(run: Run) -> int:
-    return sum(p.numel() for p in run.task.model.parameters())
-
-
 def _plain(value: Any) -> Any:
     """Tensors on the processor, as arrays, inside lists and dicts."""
     if isinstance(value, dict):
@@ -424,80 +385,9 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu().numpy()
 
 
-def _git() -> dict[str, Any] | None:
-    """Commit of the code, and whether files differ from it; None outside a repository."""
-    try:
-        ask = lambda *a: subprocess.run(  # noqa: E731
-            ["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _metrics(row: dict[str, float] | None) -> dict[str, float]:
+    return {k: v for k, v in (row or {}).items() if "/" in k}
 
 
-def _cell(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4e}"
-
-
-def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
-    """Rows of metric name and its value in each column; keys lose their split, which the column says."""
-    names = list(dict.fromkeys(key.rpartition("/")[0] for values in columns.values() for key in values if "/" in key))
-    rows = []
-    for name in names:
-        cells = [
-            next((_cell(v) for k, v in values.items() if k.rpartition("/")[0] == name), "")
-            for values in columns.values()
-        ]
-        rows.append([name, *cells])
-    return rows
-
-
-def _columns(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    best = results["metrics"]["best"] or results["metrics"]["last"]
-    columns = {split: {k: v for k, v in best.items() if k.endswith(f"/{split}")} for split in ("train", "val")}
-    return {name: values for name, values in {**columns, "test": results["metrics"]["test"]}.items() if values}
-
-
-def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
-    """A table of metrics as text, a column for each split."""
-    return f"{title}\n{show.text_table(['metric', *columns], metrics_table(columns))}"
-
-
-def _effort(results: dict[str, Any]) -> list[str]:
-    """What the run took, as lines of a list."""
-    seconds = results["seconds"]
-    if not results["steps"]:
-        return [f"- {seconds['total']:.1f} s, no step"]
-    speed = f"{results['samples_per_s'] or 0:,.0f} samples/s"
-    lines = [
-        f"- parameters: {results['num_parameters']:,}",
-        f"- steps: {results['steps']:,} in {seconds['fit']:.1f} s, {speed}; {seconds['total']:.1f} s in all",
-    ]
-    if "together" in results:
-        lines.append(f"- trained together with {results['together']} others, whose training these seconds hold too")
-    return lines
-
-
-def _markdown(results: dict[str, Any], shown: list[str], settings: str) -> str:
-    columns = _columns(results)
-    lines = [f"# {results['name']}", "", f"`{results['command']}`", "", f"Status: {results['status']}."]
-    if results["error"]:
-        lines += ["", "```", results["error"], "```"]
-    objective = results["objective"]
-    if objective["value"] is not None:
-        lines += [
-            "",
-            f"Best epoch {results['best_epoch']} of {results['epochs']} by {objective['monitor']} = {objective['value']:.6g} "
-            f"({objective['mode']}); tested: {results['tested'] or 'nothing'}.",
-        ]
-    elif results["epochs"]:
-        lines += ["", f"{objective['monitor']} was never logged; the table shows the last epoch."]
-    if columns:
-        lines += ["", *show.markdown(["metric", *columns], metrics_table(columns))]
-    lines += shown
-    lines += ["", "## The run", "", *_effort(results)]
-    lines += [f"- {name}: {number}" for name, number in results["versions"].items()]
-    if results["git"]:
-        lines.append(f"- code: {results['git']['commit']}{' with changes' if results['git']['dirty'] else ''}")
-    lines += ["", "## Settings", "", "```yaml", settings.rstrip(), "```", ""]
-    return "\n".join(lines)
+def _count(run: Run) -> int:
+    return sum(p.numel() for p in run.task.model.parameters())

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,29 @@ NAMED = ("best", "last", "previous")  # checkpoints of a run
 MOST_LEVELS = 50  # of its nesting
 
 
+Changes = dict[str, dict[str, Any]]
+
+
+def changes(before: Any, after: Any, key: str = "") -> Changes:
+    """The settings that differ, by their full names.
+
+    Args:
+        before: plain containers.
+        after: the same, of which some values may be others, added or left out.
+        key: where they stand.
+    """
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return {} if before == after else {key: {"default": before, "value": after}}
+    found: Changes = {}
+    for name in dict.fromkeys([*before, *after]):
+        path = f"{key}.{name}" if key else str(name)
+        if name in before and name in after:
+            found |= changes(before[name], after[name], path)
+        else:
+            found[path] = {"default": before[name]} if name in before else {"value": after[name]}
+    return found
+
+
 @dataclass(frozen=True)
 class Job:
     """What the user asked for.
@@ -27,12 +51,15 @@ class Job:
         choices: the option chosen for each group.
         resumed: whether a run goes on.
         train_on: whether it goes on with other settings, which may let it train on after its end.
+        changed: finds, of the settings as they were composed, those that differ from the defaults: for each key its `default` and its
+            `value`, one of them alone where the setting was added or left out. None: it cannot be told.
     """
 
     overrides: list[str]
     choices: dict[str, Any]
     resumed: bool = False
     train_on: bool = False
+    changed: Callable[[dict[str, Any]], Changes | None] = lambda _: None
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -71,6 +98,14 @@ def read_results(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return results if isinstance(results, dict) else {}
+
+
+def note_results(folder: Path, changes: dict[str, Any]) -> None:
+    """Write into results.json what a run could not come to say itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".results.partial"
+    partial.write_text(json.dumps(read_results(folder) | changes, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / "results.json")
 
 
 def is_training(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a task has to show, written: pictures and sounds into the run's folder and TensorBoard, texts and tables into the report too."""
+"""What a task has to show, written into the run's folder, where the report finds it, and TensorBoard: pictures, sounds, texts, tables."""
 
 import csv
 import io
@@ -12,59 +12,56 @@ import numpy as np
 from iolaus import figures
 from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Points, Table, Text
 from iolaus.logger.tensorboard import TensorBoard
-from iolaus.tables import markdown, text_table
+from iolaus.tables import markdown
 
-__all__ = ["figure", "markdown", "show", "text_table"]
+MOST_ROWS = 20  # of a table in TensorBoard; its file holds all
+Shown = dict[str, str]  # a file that the report shows, by its path in the run's folder, and its caption
 
-MOST_ROWS = 20  # of a table in the report; its file holds all
 
-
-def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], step: int) -> list[str]:
+def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], step: int) -> list[Shown]:
     """Write each exhibit: figures/*.png and *.gif, samples/*.txt, *.csv and *.wav, and the same to TensorBoard.
 
     Returns:
-        lines of Markdown for the report.
+        the files written, for the report.
     """
     boards = [logger for logger in loggers if isinstance(logger, TensorBoard)]
-    lines: list[str] = []
+    shown: list[Shown] = []
     for name, exhibit in exhibits.items():
-        title = name.replace("_", " ")
         match exhibit:
             case Text(text=text):
                 _file(folder, f"samples/{name}.txt").write_text(text, encoding="utf-8")
-                fence = "````" if "```" in text else "```"
-                lines += ["", f"## {title.capitalize()}", "", fence, text, fence]
+                shown.append({"file": f"samples/{name}.txt"})
                 for board in boards:
                     board.add("text", f"samples/{name}", f"    {text}".replace("\n", "\n    "), step)
             case Table(columns=columns, rows=rows, caption=caption):
                 _write_csv(_file(folder, f"samples/{name}.csv"), columns, rows)
+                shown.append({"file": f"samples/{name}.csv", "caption": caption})
                 table = markdown(columns, rows[:MOST_ROWS])
-                lines += ["", f"## {title.capitalize()}", "", *([caption, ""] if caption else []), *table]
                 for board in boards:
                     board.add("text", f"samples/{name}", "\n".join(table), step)
             case Audio(samples=samples, rate_hz=rate):
                 _write_wav(_file(folder, f"samples/{name}.wav"), samples, rate)
-                lines += ["", f"[{title}](samples/{name}.wav)"]
+                shown.append({"file": f"samples/{name}.wav"})
                 for board in boards:
                     board.add("audio", f"samples/{name}", np.asarray(samples)[None], step, rate)
             case Animation():
                 file = _file(folder, f"figures/{name}.gif")
                 pictures = figures.animation(exhibit)
                 file.write_bytes(pictures)
-                lines += ["", f"![{title}](figures/{name}.gif)"]
+                shown.append({"file": f"figures/{name}.gif"})
                 for board in boards:
                     board.add_picture(f"figures/{name}", pictures, step)
             case Curves() | Heatmap() | Points():
-                lines += figure(name, figures.drawn(exhibit), folder, boards, step)
-    return lines
+                shown.append(figure(name, figures.drawn(exhibit), folder, boards, step))
+    return shown
 
 
-def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], step: int) -> list[str]:
-    """Write a figure to figures/ and to TensorBoard; the lines that show it in the report."""
+def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], step: int) -> Shown:
+    """Write a figure to figures/ and to TensorBoard; the file, for the report."""
     (file,) = figures.save({name: drawn}, folder / "figures")
     for board in boards:
         board.add_picture(f"figures/{name}", file.read_bytes(), step)
-    return ["", f"![{name.replace('_', ' ')}](figures/{name}.png)"]
+    return {"file": f"figures/{name}.png"}
 
 
 def _file(folder: Path, name: str) -> Path:

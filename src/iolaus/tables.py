@@ -1,6 +1,7 @@
 """Tables as text: for the terminal and in Markdown."""
 
 import io
+import json
 from collections.abc import Sequence
 
 MOST_LETTERS = 120  # of a line of a table in the terminal
@@ -30,3 +31,31 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     Console(file=text, width=MOST_LETTERS).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _cell(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4e}"
+
+
+def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
+    """Rows of metric name and its value in each column; keys lose their split, which the column says."""
+    names = list(dict.fromkeys(key.rpartition("/")[0] for values in columns.values() for key in values if "/" in key))
+    rows = []
+    for name in names:
+        cells = [
+            next((_cell(v) for k, v in values.items() if k.rpartition("/")[0] == name), "")
+            for values in columns.values()
+        ]
+        rows.append([name, *cells])
+    return rows
+
+
+def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
+    """A table of metrics as text, a column for each split."""
+    return f"{title}\n{text_table(['metric', *columns], metrics_table(columns))}"
+
+
+def short(value: object, most: int = 120) -> str:
+    """A setting as it is written in a command, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else value
+    return text if len(text) <= most else text[: most - 3] + "..."

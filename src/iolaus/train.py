@@ -1,8 +1,17 @@
 """The story of a run: build, try a batch, fit, test, report."""
 
-from omegaconf import DictConfig
+import logging
+from pathlib import Path
 
-from iolaus.runs import Job
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from iolaus import ranks
+from iolaus.check import plain
+from iolaus.errors import UserError
+from iolaus.runs import Job, read_results
+from iolaus.supervise import is_due, supervise
+
+log = logging.getLogger("iolaus")
 
 
 def train(config: DictConfig, job: Job) -> float | None:
@@ -13,12 +22,17 @@ def train(config: DictConfig, job: Job) -> float | None:
         job: what the user asked for, and whether it goes on with an earlier run.
     """
     # imported here and not above: help, completion and every message about settings come without torch
+    if is_due(config):
+        return supervise(config, [] if job.resumed else [f'hydra.run.dir="{config.output_dir}"'])
+    config = _agreed(config, job)
+    if job.resumed:
+        _keep_batches(config)
     from iolaus.build import build
     from iolaus.data.loader import reading_told
     from iolaus.preflight import preflight
     from iolaus.report import Report
 
-    with Report(config, job) as report, reading_told():
+    with Report(config, job) as report, ranks.losses_told(), reading_told():
         if "study" in config.stages:
             report.study()
             return None
@@ -33,4 +47,58 @@ def train(config: DictConfig, job: Job) -> float | None:
             report.fit()
         if "test" in config.stages:
             report.test()
+    ranks.leave()  # and not after an error: which of the processes tells of it is settled between them
     return report.objective
+
+
+def _agreed(config: DictConfig, job: Job) -> DictConfig:
+    """The settings of the first of the processes that train together, which all of them then have; alone one's own.
+
+    Raises:
+        UserError: where one is started with other words than another, or cannot be reached.
+    """
+    here = ranks.place()
+    if here.world == 1:
+        return config
+    ranks.join(config.trainer.timeout_s, config.trainer.join_timeout_s)
+    told = ranks.gather({"settings": plain(config), "words": job.overrides})
+    for rank, one in enumerate(told):
+        if one["words"] != told[0]["words"]:
+            raise UserError(
+                f"{here.launcher}: rank 0 was started with {' '.join(told[0]['words']) or 'no settings'}, and rank {rank} with "
+                f"{' '.join(one['words']) or 'none'}; start all with the same command"
+            )
+    if here.rank > 0:
+        logging.getLogger().handlers.clear()  # the first one speaks
+    agreed = OmegaConf.create(told[0]["settings"])
+    with open_dict(agreed):
+        if not OmegaConf.is_list(agreed.trainer.devices):
+            agreed.trainer.devices = here.local_world
+        agreed.trainer.num_nodes = here.world // here.local_world
+    log.info(
+        "%d processes, each with batches of %d: %d in all",
+        here.world,
+        agreed.data.batch_size,
+        here.world * agreed.data.batch_size,
+    )
+    return agreed
+
+
+def _keep_batches(config: DictConfig) -> None:
+    """A run that goes on with another number of processes keeps the batches of all, and so its steps.
+
+    Raises:
+        UserError: where they cannot be shared out evenly.
+    """
+    before, now = read_results(Path(config.output_dir)).get("processes") or 1, ranks.place().world
+    if before == now or config.data.batch_size is None:
+        return
+    whole = config.data.batch_size * before
+    if whole % now:
+        raise UserError(
+            f"trainer.devices: the run has batches of {whole} in all, of {before} processes, which {now} cannot share evenly; "
+            f"go on with a number that divides {whole}"
+        )
+    with open_dict(config):
+        config.data.batch_size = whole // now
+    log.info("%d processes instead of %d: batches of %d each, still %d in all", now, before, whole // now, whole)

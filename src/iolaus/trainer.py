@@ -21,6 +21,11 @@ class Trainer(pl.Trainer):
             some processors like better.
         matmul_precision: of float32 products: highest, or high and medium, which let GPUs use TF32 and bf16 inside.
         fast_loop: whether plain steps run in the fast loop; false is Lightning's own.
+        timeout_s: seconds after which another process of the run that does not answer is taken for lost.
+        join_timeout_s: seconds within which all processes of the run must have come together.
+        scale_lr: what learning rates are multiplied with where several processes train together: linear, their number; sqrt, its
+            square root; None: nothing, the rates are meant for the batch of all.
+        num_nodes: how many machines; auto: as whatever started the processes says.
         checkpoint_files: how checkpoints are written and read.
         lightning: the arguments of Lightning's Trainer.
     """
@@ -31,12 +36,17 @@ class Trainer(pl.Trainer):
         channels_last: bool = False,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
         fast_loop: bool = True,
+        timeout_s: float = 1800.0,
+        join_timeout_s: float = 120.0,
+        scale_lr: Literal["linear", "sqrt"] | None = None,
+        num_nodes: int | Literal["auto"] = 1,
         checkpoint_files: CheckpointFiles | None = None,
         **lightning: Any,
     ):
         plugins = lightning.pop("plugins", None) or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoint_files or CheckpointFiles()]
-        super().__init__(plugins=plugins, **lightning)
+        # of several machines it has been settled by now how many they are
+        super().__init__(plugins=plugins, num_nodes=1 if num_nodes == "auto" else num_nodes, **lightning)
         self.compile_mode = "default" if compile is True else compile or None
         self.channels_last = channels_last
         torch.set_float32_matmul_precision(matmul_precision)

@@ -12,10 +12,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
-from iolaus import random_state
-from iolaus.checkpoint import PARTIAL, CheckpointFiles, DamagedCheckpoint, read
+from iolaus import random_state, ranks
+from iolaus.checkpoint import CheckpointFiles, DamagedCheckpoint, read
 from iolaus.data.base import DataModule
 from iolaus.divergence import diverged, not_finite
+from iolaus.files import PARTIAL
 from iolaus.runs import paths_moved
 from iolaus.signals import Stopped, requests
 from iolaus.task.base import Task
@@ -23,6 +24,7 @@ from iolaus.task.base import Task
 log = logging.getLogger("iolaus")
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+ASKED_S = 1.0  # between agreements of several processes on whether to save or to stop
 SHARE = 0.01  # of the time that saves may take where they are due by time
 
 
@@ -63,6 +65,9 @@ class ResumePoints(pl.Callback):
         self._saved_step = -1
         self._due = float("inf")
         self._start = 0.0
+        self._skips = 0  # batches until several processes agree again, and of how many that was the number
+        self._batches = 0
+        self._agreed_at = 0.0
 
     # what is saved
 
@@ -71,16 +76,21 @@ class ResumePoints(pl.Callback):
             return {}  # the best weights' file is no resume point
         trainer = self._trainer
         loop = trainer.fit_loop.epoch_loop
-        return {
-            "random": random_state.capture(),
+        own, *others = ranks.gather(
+            {
+                "random": random_state.capture(),
+                "scores": _task(trainer).train_scores.state(),
+                "results": {
+                    key: {name: getattr(result, name).clone() for name in result._defaults}
+                    for key, result in loop._results.items()
+                },
+            }
+        )
+        return own | {
+            "others": others,  # of the processes that train together
             "batches_that_stepped": loop._batches_that_stepped,
             "val_batches": loop.val_loop.batch_progress.total.state_dict(),
-            "scores": _task(trainer).train_scores.state(),
             "pending_loss": _task(trainer).pending_loss,
-            "results": {
-                key: {name: getattr(result, name).clone() for name in result._defaults}
-                for key, result in loop._results.items()
-            },
             "callback_metrics": {key: value.clone() for key, value in trainer.callback_metrics.items()},
             "loggers": logger_states(trainer.loggers),
             "seconds": self.seconds_before + time.monotonic() - self._start,
@@ -129,8 +139,8 @@ class ResumePoints(pl.Callback):
         if self._state is not None:
             self._restore(trainer)
             return
-        stop = requests.received
-        if stop is None and time.monotonic() < self._due and not self._due_by_steps(trainer):
+        stop, is_due = self._asked()
+        if stop is None and not is_due and not self._due_by_steps(trainer):
             return
         # Between the batches of one step there are gradients, which no checkpoint holds.
         if trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches:
@@ -140,6 +150,23 @@ class ResumePoints(pl.Callback):
         if stop is not None:
             self.files.wait()
             raise Stopped(stop)
+
+    def _asked(self) -> tuple[int | None, bool]:
+        """The signal to stop for, and whether a point is due by time: of several processes what any of them says, about once a second."""
+        if ranks.count() == 1:
+            return requests.received, time.monotonic() >= self._due
+        if self._skips > 0:
+            self._skips -= 1
+            return None, False
+        now = time.monotonic()
+        batch_s = (now - self._agreed_at) / self._batches if self._batches else ASKED_S
+        stop, is_due, batch_s = ranks.largest(requests.received or 0, now >= self._due, batch_s)
+        self._skips = (
+            int(min(ASKED_S / max(batch_s, 1e-6), 2 * self._batches + 1)) - 1
+        )  # a slow first batch tells little
+        self._skips = max(self._skips, 0)
+        self._batches, self._agreed_at = self._skips + 1, now
+        return int(stop) or None, bool(is_due)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -198,7 +225,8 @@ class ResumePoints(pl.Callback):
         self._saving = True
         checkpoint = trainer._checkpoint_connector.dump_checkpoint()
         self._saving = False
-        self.files.save(checkpoint, self.folder / LAST, _rotate)
+        if trainer.is_global_zero:
+            self.files.save(checkpoint, self.folder / LAST, _rotate)
         self._saved_step = trainer.global_step
         self._plan(time.monotonic() - start)
 
@@ -225,11 +253,27 @@ class ResumePoints(pl.Callback):
         loop._batches_that_stepped = state["batches_that_stepped"]
         trainer.fit_loop._restarting = False  # else the plateau schedule would skip its step at the end of this epoch
         trainer._logger_connector._callback_metrics.update(state["callback_metrics"])
-        _task(trainer).train_scores.load(state["scores"], trainer.strategy.root_device)
+        self._restore_own(trainer, [state, *state.get("others", [])])
         _task(trainer).pending_loss = state["pending_loss"]
-        self._results = state["results"]
         self._saved_step = trainer.global_step
-        random_state.restore(state["random"])
+
+    def _restore_own(self, trainer: pl.Trainer, parts: list[dict[str, Any]]) -> None:
+        """Of what each process saved its own part; where there are as many as there were."""
+        task, device = _task(trainer), trainer.strategy.root_device
+        rank = ranks.place().rank if ranks.count() > 1 else 0
+        if len(parts) == ranks.count():
+            task.train_scores.load(parts[rank]["scores"], device)
+            self._results = parts[rank]["results"]
+            random_state.restore(parts[rank]["random"])
+            return
+        log.warning(
+            "%d processes go on with what %d began: with the same batches in all, but not bit for bit as it would have gone on",
+            ranks.count(),
+            len(parts),
+        )
+        task.train_scores.reset()  # of the epoch so far the first process keeps all sums
+        if rank == 0:
+            task.train_scores.load_all([part["scores"] for part in parts], device)
 
     def _tell_changes(self, trainer: pl.Trainer) -> None:
         """Say what is no longer as it was when the point was saved."""
@@ -260,7 +304,7 @@ def newest_point(folder: Path, train_on: bool) -> tuple[Path, dict[str, Any]] | 
         train_on: whether a run that has ended is to go on; then the end of a training that ended inside an epoch does not count.
     """
     for partial in folder.glob(f"*{PARTIAL}"):
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # which another process of the run may have done
     for file in (folder / LAST, folder / PREVIOUS):
         if file.exists():
             try:

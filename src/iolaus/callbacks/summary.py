@@ -23,8 +23,8 @@ class Summary(pl.Callback):
         self.output_dir = output_dir
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
+        text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
+        if trainer.is_global_zero:  # the others take part, where they hold parts of the weights
             Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
 
 

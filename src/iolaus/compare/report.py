@@ -16,8 +16,9 @@ from urllib.parse import quote
 from iolaus.compare.find import runs_below
 from iolaus.compare.tables import Table, Wanted, counts, tables
 from iolaus.errors import UserError
+from iolaus.files import write
+from iolaus.pages import STYLE, shortened
 from iolaus.sweep.leaderboard import Repeats
-from iolaus.sweep.report import STYLE
 from iolaus.sweep.scale import cell
 from iolaus.tables import MOST_LETTERS, text_table
 
@@ -87,13 +88,12 @@ def _picture(found: Sequence[Table]) -> bytes | None:
 
 
 def _write(file: Path, content: bytes, option: str) -> Path:
-    """Write a file so that it is at every moment either what it was or the new one."""
-    partial = file.with_name(file.name + ".partial")
+    """Write a file that an option names."""
     try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"{option} {file}: cannot be written: {error.strerror}") from None
+        write(file, content)
+    except (OSError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"there is no folder {file.parent}"
+        raise UserError(f"{option} {file}: cannot be written: {reason}") from None
     return file
 
 
@@ -175,7 +175,7 @@ def _table_lines(table: Table) -> Iterator[str]:
     board = table.board
     yield f"{table.title}: {_rows_in_words(table)}" + (f", by {table.order}" if table.order else "")
     columns = _fitting(table)
-    yield text_table(["", *_shortened(columns, board.keys)], list(_texts(table, columns, MOST_ROWS)))
+    yield text_table(["", *shortened(columns, board.keys)], list(_texts(table, columns, MOST_ROWS)))
     hidden = [key for key in _columns(table) if key not in columns]
     if hidden:
         yield f"not shown for want of room: {', '.join(hidden)}; choose with --columns, or write all with --csv or --html"
@@ -216,16 +216,10 @@ def _fitting(table: Table) -> list[str]:
     tries = [(None, n) for n in range(MOST_METRICS, 0, -1)] + [(n, 1) for n in range(settings - 1, -1, -1)]
     for most_settings, most_metrics in tries:
         columns = _columns(table, most_settings, most_metrics)
-        rows = [["", *_shortened(columns, table.board.keys)], *_texts(table, columns, MOST_ROWS)]
+        rows = [["", *shortened(columns, table.board.keys)], *_texts(table, columns, MOST_ROWS)]
         if table.columns or sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) < MOST_LETTERS:
             break
     return columns
-
-
-def _shortened(columns: Sequence[str], keys: Iterable[str]) -> list[str]:
-    """Settings by their last parts, where these differ: lr and not optim.lr."""
-    last = [name.rpartition(".")[2] if name in keys else name for name in columns]
-    return last if len(set(last)) == len(last) else list(columns)
 
 
 # files for programs
@@ -315,7 +309,7 @@ def _finite(value: Any) -> Any:
 MORE_STYLE = """
 th { cursor: pointer; user-select: none; }
 th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
-tbody tr:first-child { font-weight: inherit; } tbody tr.best { font-weight: 600; } td.text { text-align: left; }
+th, td { text-align: right; } th:first-child, td:first-child { text-align: left; } tr.best { font-weight: 600; } td.text { text-align: left; }
 """
 SCRIPT = """
 for (const head of document.querySelectorAll("th")) {
@@ -359,7 +353,7 @@ def _html(
         if table.board.repeats:
             columns = _columns(table)
             parts += [
-                _html_rows(["", *_shortened(columns, table.board.keys)], _html_joined(table, columns)),
+                _html_rows(["", *shortened(columns, table.board.keys)], _html_joined(table, columns)),
                 "<h3>Each run</h3>",
             ]
         parts.append(_html_runs(table, place))
@@ -398,7 +392,7 @@ def _html_runs(table: Table, place: Path) -> str:
         rows.append(
             ([f"<td>{link}</td>", *cells, f"<td class=text{error}><code>{html.escape(name)}</code></td>"], state)
         )
-    return _html_rows(["", *_shortened(columns, table.board.keys), "folder"], rows)
+    return _html_rows(["", *shortened(columns, table.board.keys), "folder"], rows)
 
 
 def _cell(text: str, number: float | None = None) -> str:

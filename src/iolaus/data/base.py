@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from iolaus import ranks
 from iolaus.augment.transforms import composed
-from iolaus.data.loader import AugmentedLoader, Batch, Key, Start, make_loader, resident
+from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shuffled, split
 from iolaus.errors import UserError
@@ -99,6 +100,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.augmentations: list[Callable[..., Batch]] = []  # of training batches; build adds the chosen ones
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
+        self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
         self._fingerprint: dict[str, Any] | None = None
 
     @abstractmethod
@@ -331,7 +333,18 @@ class DataModule(pl.LightningDataModule, ABC):
             here = self.datasets[name]
             there = resident(here, self.trainer.strategy.root_device)
             self.datasets = {n: there if d is here else d for n, d in self.datasets.items()}
-        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start)
+        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start, self.share)
+
+    @property
+    def share(self) -> Share:
+        """This process among those that share the rows, and their number."""
+        return (ranks.place().rank, ranks.count()) if self.is_shared and ranks.count() > 1 else ALONE
+
+    def is_spare(self, split: str, batch_idx: int) -> bool:
+        """Whether a batch holds a sample only to keep this process in step with others, of which one has it: it must not count."""
+        rank, world = self.share
+        size = self.batch_size if split == "train" else self._eval_batch_size(split)
+        return world > 1 and batch_idx * size * world + rank >= len(self.rows[split])
 
     def _eval_batch_size(self, name: str) -> int:
         if self.eval_batch_size is not None or name not in self.datasets:
@@ -358,7 +371,7 @@ class DataModule(pl.LightningDataModule, ABC):
             return self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
         loader = self._loader("train", self.batch_size, key, start)
-        return AugmentedLoader(loader, self.augmentations, key, start) if self.augmentations else loader
+        return AugmentedLoader(loader, self.augmentations, key, start, self.share) if self.augmentations else loader
 
     def val_dataloader(self) -> Any:
         return self._loader("val", self._eval_batch_size("val"))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from iolaus import random_state
+from iolaus import random_state, ranks
 from iolaus.data.memory import moved_to, parts, take
-from iolaus.data.order import bucketed, shuffled
+from iolaus.data.order import bucketed, shares, shuffled
 from iolaus.errors import UserError
 from iolaus.functional.keys import mix
 
@@ -22,6 +22,9 @@ Key = Callable[[], tuple[int, ...]]  # read when an epoch begins
 Start = Callable[[], int]  # the batch that an epoch begins with, read then too: not 0 when a run is resumed inside it
 
 TRIED = 8  # samples whose reading is timed
+Share = tuple[int, int]  # rank of this process among those that train together, and their number
+ALONE: Share = (0, 1)
+
 SHORT_S = 2e-3  # a batch that is read in less needs no process of its own
 MOST_WORKERS = 8
 
@@ -35,6 +38,7 @@ class TensorLoader:
         batch_size: samples in a batch; the last one may be smaller.
         key: what the order depends on; None keeps the rows' own order.
         start: the first batch.
+        share: of each batch of all processes, (rank, world); its `batch_size` samples are this one's.
     """
 
     def __init__(
@@ -44,22 +48,25 @@ class TensorLoader:
         batch_size: int,
         key: Key | None = None,
         start: Start = int,
+        share: Share = ALONE,
     ):
         self.dataset = dataset
         self.rows = rows
         self.batch_size = batch_size
         self.key = key
         self.start = start
+        self.share = share
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.rows) // (self.batch_size * self.share[1]))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         held = parts(self.dataset)
         assert held is not None
         key = self.key() if self.key else ()
-        rows = _ordered(self.rows, key, self.start(), self.batch_size, getattr(self.dataset, "lengths", None))
-        for batch in rows.to(held[0].device).split(self.batch_size):
+        of_all = self.batch_size * self.share[1]
+        rows = _ordered(self.rows, key, self.start(), of_all, getattr(self.dataset, "lengths", None))
+        for batch in shares(rows.to(held[0].device), self.batch_size, *self.share):
             yield take(self.dataset, batch)
 
 
@@ -89,26 +96,34 @@ class KeyedBatches:
         key: Key | None = None,
         start: Start = int,
         lengths: torch.Tensor | None = None,
+        share: Share = ALONE,
     ):
         self.rows = rows
         self.batch_size = batch_size
         self.key = key
         self.start = start
         self.lengths = lengths
+        self.share = share
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.rows) // (self.batch_size * self.share[1]))
 
     def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         key, start = self.key() if self.key is not None else (), self.start()
-        return self._batches(_ordered(self.rows, key, start, self.batch_size, self.lengths), key, start)
+        rows = _ordered(self.rows, key, start, self.batch_size * self.share[1], self.lengths)
+        return self._batches(rows, key, start)
 
     def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:
-        for number, batch in enumerate(rows.split(self.batch_size), start):
+        for number, batch in enumerate(shares(rows, self.batch_size, *self.share), start):
             keyed = KeyedRows(batch.tolist())
-            keyed.key = mix(*key, number)
+            keyed.key = mix(*key, number, *_own(self.share))
             yield keyed
+
+
+def _own(share: Share) -> tuple[int, ...]:
+    """What a process adds to keys of random numbers, so that each draws its own; the first, and one alone, nothing."""
+    return share[:1] if share[0] > 0 else ()
 
 
 class KeyedItems(Dataset):
@@ -145,13 +160,22 @@ class AugmentedLoader:
         augmentations: applied in this order.
         key: what the randomness depends on besides the number of the batch.
         start: the first batch.
+        share: see TensorLoader.
     """
 
-    def __init__(self, loader: Iterable, augmentations: Sequence[Callable[..., Batch]], key: Key, start: Start = int):
+    def __init__(
+        self,
+        loader: Iterable,
+        augmentations: Sequence[Callable[..., Batch]],
+        key: Key,
+        start: Start = int,
+        share: Share = ALONE,
+    ):
         self.loader = loader
         self.augmentations = augmentations
         self.key = key
         self.start = start
+        self.share = share
 
     def __len__(self) -> int:
         assert isinstance(self.loader, Sized)
@@ -161,7 +185,7 @@ class AugmentedLoader:
         key = self.key()
         generator = torch.Generator()
         for number, batch in enumerate(self.loader, self.start()):
-            generator.manual_seed(mix(*key, number))
+            generator.manual_seed(mix(*key, number, *_own(self.share)))
             for augment in self.augmentations:
                 batch = augment(*batch, generator)
             yield batch
@@ -174,6 +198,7 @@ def make_loader(
     key: Key | None,
     num_workers: int | None,
     start: Start = int,
+    share: Share = ALONE,
 ) -> TensorLoader | DataLoader:
     """The loader that suits the data set: slices for tensors in memory, torch's DataLoader for everything else.
 
@@ -184,13 +209,14 @@ def make_loader(
         key: see TensorLoader.
         num_workers: processes that read what is not in memory; None: as many as pay, by the time that reading takes.
         start: the first batch of an epoch.
+        share: see TensorLoader.
     """
     if parts(dataset) is not None:
-        return TensorLoader(dataset, rows, batch_size, key, start)
+        return TensorLoader(dataset, rows, batch_size, key, start, share)
     workers = paying_workers(dataset, rows, batch_size) if num_workers is None else num_workers
     return DataLoader(
         KeyedItems(dataset),
-        batch_sampler=KeyedBatches(rows, batch_size, key, start, getattr(dataset, "lengths", None)),
+        batch_sampler=KeyedBatches(rows, batch_size, key, start, getattr(dataset, "lengths", None), share),
         collate_fn=getattr(dataset, "collate", None),
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -231,7 +257,8 @@ def paying_workers(dataset: Dataset, rows: torch.Tensor, batch_size: int) -> int
     for row in tried:
         dataset[row]
     batch_s = (time.perf_counter() - start) / max(len(tried), 1) * batch_size
-    return 0 if batch_s < SHORT_S else min(max((os.cpu_count() or 1) - 1, 1), MOST_WORKERS)
+    processors = (os.cpu_count() or 1) // ranks.place().local_world
+    return 0 if batch_s < SHORT_S else min(max(processors - 1, 1), MOST_WORKERS)
 
 
 def resident(dataset: Dataset, device: torch.device) -> Dataset:

@@ -1,5 +1,7 @@
 """The order of the data as a pure function of its key, so that a position in an epoch is one number."""
 
+from collections.abc import Iterator
+
 import torch
 
 from iolaus.functional.keys import mix
@@ -44,6 +46,22 @@ def bucketed(rows: torch.Tensor, lengths: torch.Tensor, batch_size: int, *key: i
     full = len(rows) // batch_size
     batches = ordered[: full * batch_size].view(full, batch_size)[permutation(full, *key, batch_size)]
     return torch.cat([batches.flatten(), ordered[full * batch_size :]])
+
+
+def shares(rows: torch.Tensor, batch_size: int, rank: int, world: int) -> Iterator[torch.Tensor]:
+    """The rows that one of several processes takes of each batch of all: every `world`-th, so that no row comes twice and none is left.
+
+    Of a last batch that has fewer rows than there are processes, those that go without get its first row, which they must not count: each
+    process has as many batches as the others, which wait for it.
+
+    Args:
+        rows: (n,), in the order of the epoch.
+        batch_size: rows of a process.
+        rank: of the process.
+        world: how many processes there are.
+    """
+    for batch in rows.split(batch_size * world):
+        yield batch[rank::world] if rank < len(batch) else batch[:1]
 
 
 def row_dtype(n: int) -> torch.dtype:

@@ -14,6 +14,8 @@ class SumOfSquares(nn.Module):
         output, target: (B, ...), equal; loss: (), which grows with the batch.
     """
 
+    reduction = "sum"
+
     def __init__(self, half: bool = False):
         super().__init__()
         self.factor = 0.5 if half else 1.0

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torchmetrics.classification import MulticlassAUROC
+from torchmetrics.utilities import dim_zero_cat
 
 MOST_ELEMENTS = 2**20  # of scores that are sorted together
 
@@ -28,12 +29,15 @@ class AUROC(MulticlassAUROC):
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """The mean, a 0-d tensor."""
-        target = torch.cat(list(self.target))
+        target = dim_zero_cat(self.target)
+        kept = (
+            self.preds if isinstance(self.preds, list) else [self.preds]
+        )  # one tensor once processes have gathered theirs
         # A few curves at a time, from what is kept batch by batch: the whole in one piece would take the predictions' memory twice.
         step = max(MOST_ELEMENTS // max(len(target), 1), 1)
         parts = [
             areas(
-                torch.cat([part[:, first : first + step] for part in self.preds]),
+                torch.cat([part[:, first : first + step] for part in kept]),
                 target[:, None] == torch.arange(first, min(first + step, self.num_classes), device=target.device),
             )
             for first in range(0, self.num_classes, step)

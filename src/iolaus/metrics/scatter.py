@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 
 class Scatter(Metric):
@@ -38,4 +39,4 @@ class Scatter(Metric):
 
     def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All pairs kept."""
-        return torch.cat(list(self.target)), torch.cat(list(self.preds))
+        return dim_zero_cat(self.target), dim_zero_cat(self.preds)

@@ -1,5 +1,6 @@
 """Loss and metrics of one split, gathered without cost in the step and computed once an epoch."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric, MetricCollection
+
+from iolaus import ranks
 
 MOST_ELEMENTS = 2**21  # of outputs and targets kept before the metrics take them in (8 MiB of float32)
 MOST_LOSSES = 4_096  # kept before they become one tensor
@@ -71,11 +74,24 @@ class Scores(nn.Module):
             yield tree_map(lambda *parts: torch.cat(parts), *batches)
 
     def compute(self) -> dict[str, Any]:
-        """`loss` and each metric of the samples since the last reset; single numbers are 0-d tensors."""
+        """`loss` and each metric of the samples since the last reset, of all processes; single numbers are 0-d tensors."""
         self.flush()
-        sizes = self._joined_sizes()
-        loss = self._losses[0].float() @ sizes / sizes.sum()
-        return {"loss": loss, **(self.metrics.compute() if len(self.metrics) else {})}
+        return {"loss": self._mean_loss(), **(self.metrics.compute() if len(self.metrics) else {})}
+
+    @property
+    def _device(self) -> torch.device:
+        return next((metric.device for metric in self.metrics.values()), torch.device("cpu"))
+
+    def _mean_loss(self) -> torch.Tensor:
+        if ranks.count() == 1:
+            sizes = self._joined_sizes()
+            return self._losses[0].float() @ sizes / sizes.sum()
+        sums = torch.zeros(2, device=self._device)
+        if self._losses:
+            sizes = self._joined_sizes()
+            sums = torch.stack([self._losses[0].float() @ sizes, sizes.sum()])
+        torch.distributed.all_reduce(sums)
+        return sums[0] / sums[1]
 
     def state(self) -> dict[str, Any]:
         """All that was gathered since the last reset, as plain containers and tensors."""
@@ -105,6 +121,21 @@ class Scores(nn.Module):
                 setattr(
                     metric, key, value.to(device) if isinstance(value, torch.Tensor) else [v.to(device) for v in value]
                 )
+
+    def load_all(self, states: list[dict[str, Any]], device: torch.device) -> None:
+        """Go on from what `state` gave in several processes, whose samples are all taken over."""
+        self.load(states[0], device)
+        for state in states[1:]:
+            copies = {name: copy.deepcopy(m) for name, m in self.metrics.items(keep_base=True, copy_state=False)}
+            other = Scores(copies, self.to_metrics)
+            other.load(state, device)
+            self._losses += other._losses
+            self._sizes += other._sizes
+            self._kept += other._kept
+            self._elements += other._elements
+            others = dict(other.metrics.items(keep_base=True, copy_state=False))
+            for name, metric in self.metrics.items(keep_base=True, copy_state=False):
+                metric.merge_state(others[name])
 
     def reset(self) -> None:
         """Forget all samples."""

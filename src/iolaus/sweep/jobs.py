@@ -1,6 +1,5 @@
 """The jobs of a sweep: their folders, what became of them, and what is left to do."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from iolaus.errors import UserError
-from iolaus.runs import is_training, read_results
+from iolaus.runs import is_training, note_results, read_results
 
 PLAN = "sweep.yaml"  # what was asked for, and the jobs
 TRIAL = "IOLAUS_TRIAL"  # the variable that tells a job which trial of a search it is
@@ -92,13 +91,8 @@ class Job:
             return None, None  # it is just being written, or has not begun
 
     def _note(self) -> None:
-        results = (
-            {"overrides": self.overrides} | read_results(self.folder) | {"status": self.state, "error": self.error}
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / ".results.partial"
-        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.folder / "results.json")
+        overrides = read_results(self.folder).get("overrides", self.overrides)
+        note_results(self.folder, {"overrides": overrides, "status": self.state, "error": self.error})
 
     def _last_line(self) -> str:
         try:

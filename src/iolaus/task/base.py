@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from iolaus import ranks
 from iolaus.divergence import diverged, not_finite
 from iolaus.errors import UserError
 from iolaus.exhibits import Exhibit
@@ -56,6 +57,7 @@ class Task(pl.LightningModule, ABC):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.gradient = gradient or Reverse()
+        self._is_sharded = False
         self._scored = -1  # the batch whose scores were taken last
         self._unchecked: list[torch.Tensor] = []  # losses on a GPU that were not looked at yet
         self.pending_loss: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
@@ -103,17 +105,63 @@ class Task(pl.LightningModule, ABC):
     def fit_statistics(self, statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Take mean and deviation of the training split; a task that does not standardise has no use for them."""
 
+    def configure_model(self) -> None:
+        """Let a strategy that shards weights do so, once.
+
+        Raises:
+            UserError: for weights outside the model, which would not be shared.
+        """
+        strategy = self.trainer.strategy
+        if not hasattr(strategy, "shard") or self._is_sharded:
+            return
+        if any(True for _ in self.loss.parameters()):
+            raise UserError(
+                f"trainer=fsdp: {type(self.loss).__name__} has weights of its own; take trainer=ddp, or another loss"
+            )
+        strategy.shard(self.model, self.device_mesh)
+        self._is_sharded = True
+
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         step = self.global_step
         loss, output, target = self.gradient(self, self.step, batch, (step, batch_idx))
         if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
             return loss
         self._scored = batch_idx
-        self.train_scores.add(loss, output, target, self.size(target))
+        size, is_spare = self.size(target), self._is_spare("train", batch_idx)
+        if not is_spare:
+            self.train_scores.add(self._in_all(loss), output, target, size)
         if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_pending_loss()
             self.pending_loss = step, loss.detach()
-        return loss
+        return loss if ranks.count() == 1 else self._of_all(loss, 0 if is_spare else size)
+
+    def _is_spare(self, split: str, batch_idx: int) -> bool:
+        """Whether a batch is there only to keep this process in step with the others."""
+        return ranks.count() > 1 and self.trainer.datamodule.is_spare(split, batch_idx)  # type: ignore[attr-defined]
+
+    @property
+    def _is_sum(self) -> bool:
+        """Whether the loss grows with the batch."""
+        return getattr(self.loss, "reduction", "mean") == "sum"
+
+    def _in_all(self, loss: torch.Tensor) -> torch.Tensor:
+        """What the loss of a whole batch would be, by this process' part of it: a sum is as much larger as there are processes."""
+        return loss * ranks.count() if self._is_sum and ranks.count() > 1 else loss
+
+    def _of_all(self, loss: torch.Tensor, size: torch.Tensor | int) -> torch.Tensor:
+        """The loss of this process' part of a batch, scaled so that the mean of all gradients is that of the whole batch's loss.
+
+        Parts of one size need nothing, and all but an epoch's last have it; where a loss is the mean of something else than samples, or the
+        batch is the last, the processes tell one another their sizes.
+        """
+        if self._is_sum:
+            return loss * ranks.count()
+        is_last = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if isinstance(size, int) and not is_last:
+            return loss
+        total = torch.as_tensor(size, dtype=torch.float32, device=loss.device).clone()
+        torch.distributed.all_reduce(total)
+        return loss * (size * ranks.count() / total)
 
     def on_train_epoch_start(self) -> None:
         self._scored = -1
@@ -156,15 +204,16 @@ class Task(pl.LightningModule, ABC):
             raise diverged(self.trainer, None, self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.score(self.val_scores, batch)
+        self.score(self.val_scores, batch, self._is_spare("val", batch_idx))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.score(self.test_scores, batch)
+        self.score(self.test_scores, batch, self._is_spare("test", batch_idx))
 
-    def score(self, scores: Scores, batch: Any) -> tuple[Any, torch.Tensor]:
-        """Evaluate a batch and keep it for a split's scores; its output and target."""
+    def score(self, scores: Scores, batch: Any, is_spare: bool = False) -> tuple[Any, torch.Tensor]:
+        """Evaluate a batch and keep it for a split's scores, unless it must not count; its output and target."""
         loss, output, target = self.evaluate(batch)
-        scores.add(loss, output, target, self.size(target))
+        if not is_spare:
+            scores.add(self._in_all(loss), output, target, self.size(target))
         return output, target
 
     def on_train_epoch_end(self) -> None:
@@ -184,6 +233,8 @@ class Task(pl.LightningModule, ABC):
         Raises:
             UserError: with the first weight that differs.
         """
+        if "state_dict" not in checkpoint:  # a strategy that shares weights has loaded them
+            return
         own, saved = self.state_dict(), checkpoint["state_dict"]
         for name in sorted(own.keys() | saved.keys()):
             shapes = [list(state[name].shape) if name in state else "none" for state in (own, saved)]
@@ -198,7 +249,7 @@ class Task(pl.LightningModule, ABC):
         values = scores.compute()
         scores.reset()
         single, others = single_numbers(values)
-        self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()}, sync_dist=True)
+        self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()})
         return others
 
     def new_optimizer(self) -> Optimizer:

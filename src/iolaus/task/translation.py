@@ -90,7 +90,7 @@ class Translation(Task):
         self._tested = []
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        output, target = self.score(self.test_scores, batch)
+        output, target = self.score(self.test_scores, batch, self._is_spare("test", batch_idx))
         self._tested.append((batch[0].cpu(), output.cpu(), target.cpu()))
 
     def show(self, data: Any) -> dict[str, Exhibit]:

@@ -1,0 +1,271 @@
+"""Several processes train what one would have trained with the batches of all."""
+
+import csv
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from forked import Child, differences, kill_at_step
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
+
+from iolaus.task.base import Task
+
+# wine: 125 training rows, in batches of 16 an epoch of 8 batches of which the last has 13
+SMALL = ("data=wine", "trainer.max_epochs=3", "trainer.precision=64-true", "logger=[]", "stages=[fit, test]")
+
+
+def free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
+
+
+def member(rank: int, world: int, port: int, more: Callable[[], None]) -> Callable[[], None]:
+    """For `before`: what torchrun sets."""
+
+    def arm() -> None:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        os.environ |= {key: str(value) for key, value in names.items()}
+        rank_zero_only.rank = lightnings.rank = rank  # read when Lightning is imported, which was before the fork
+        more()
+
+    return arm
+
+
+def group(place: Path, world: int, *arguments: str, more: dict[int, Callable[[], None]] | None = None) -> list[Child]:
+    """`torchrun --nproc-per-node WORLD train.py trainer=ddp ARGUMENTS`, without torchrun."""
+    place.mkdir(exist_ok=True)
+    port = free_port()
+    return [
+        Child(
+            place,
+            *([] if "trainer=fsdp" in arguments or "resume=run" in arguments else ["trainer=ddp"]),
+            *arguments,
+            before=member(rank, world, port, (more or {}).get(rank, lambda: None)),
+        )
+        for rank in range(world)
+    ]
+
+
+def ended(children: list[Child]) -> list[int]:
+    return [child.wait() for child in children]
+
+
+def alone(place: Path, *arguments: str) -> Path:
+    place.mkdir(exist_ok=True)
+    child = Child(place, *arguments, "output_dir=run")
+    assert child.wait() == 0, child.text
+    return place / "run"
+
+
+def together(place: Path, world: int, *arguments: str) -> Path:
+    children = group(place, world, *arguments, "output_dir=run")
+    assert ended(children) == [0] * world, children[0].text
+    return place / "run"
+
+
+def curve(run: Path) -> dict[str, list[float]]:
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in rows[0] if key != "step"}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_alike(one: Path, other: Path, tolerance: float, of_losses: float = 1e-6) -> None:
+    curves = curve(one), curve(other)
+    assert curves[0].keys() == curves[1].keys()
+    for key, values in curves[0].items():
+        near = of_losses if key.startswith("loss/") else 1e-6  # sums in float32
+        assert values == pytest.approx(curves[1][key], rel=near, abs=near), key
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], value, rtol=tolerance, atol=tolerance)
+    tests = [json.loads((run / "results.json").read_text())["metrics"]["test"] for run in (one, other)]
+    assert tests[0] == pytest.approx(tests[1], rel=max(of_losses, 1e-6), abs=1e-6)
+
+
+CASES = {
+    "mean": ([], 2),
+    "three processes": (["data.batch_size=15"], 3),
+    "sum": (["loss=half_sum_of_squares", "data=diabetes", "optim.lr=1e-5"], 2),
+    "accumulation": (["trainer.accumulate_grad_batches=3"], 2),
+    "Lightning's loop": (["trainer.fast_loop=false"], 2),
+    "more processes than rows of the last batch": (["data.batch_size=31", "data.eval_batch_size=8"], 2),
+}
+
+
+@pytest.mark.parametrize("case", ["mean", *(pytest.param(c, marks=pytest.mark.slow) for c in list(CASES)[1:])])
+def test_the_same_batches_of_all_train_the_same(tmp_path, case):
+    more, world = CASES[case]
+    sizes = [int(word.partition("=")[2]) for word in more if word.startswith("data.batch_size=")]
+    size = sizes[0] if sizes else 16
+    one = alone(tmp_path / "one", *SMALL, *more, f"data.batch_size={size - size % world}")
+    several = together(tmp_path / "several", world, *SMALL, *more, f"data.batch_size={size // world}")
+    # a loss that is a sum grows with the batch, and batches that are validated have another size for two
+    assert_alike(one, several, 1e-9, of_losses=0.05 if case == "sum" else 1e-6)
+    results = json.loads((several / "results.json").read_text())
+    assert results["processes"] == world
+    assert len(list((tmp_path / "several").glob("**/results.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["data=wine", "model.hidden_dims=[32,16]"], ["data=text_file", "data.path=text", "model=llama"]]
+)
+def test_shared_weights_train_the_same(tmp_path, words):
+    (tmp_path / "text").write_text("".join(f"value_{i} = {i} + {i % 7}\n" for i in range(400)))
+    words = [word.replace("path=text", f"path={tmp_path}/text") for word in words]
+    words += [
+        "trainer.precision=32-true",
+        "optim=sgd",
+        "optim.lr=0.05",
+        "trainer.max_epochs=3",
+        "data.batch_size=8",
+        "logger=[]",
+    ]
+    one = alone(tmp_path / "one", *words, "data.batch_size=16")
+    several = together(tmp_path / "several", 2, *words, "trainer=fsdp")
+    assert_alike(one, several, 1e-5, of_losses=1e-5)
+    more = ["trainer=fsdp", *EVERY, "output_dir=run"]
+    killed = group(tmp_path / "killed", 2, *words, *more, more={1: kill_at_step(13)})
+    assert ended(killed) == [1, -signal.SIGKILL], killed[0].text
+    again = group(tmp_path / "killed", 2, "resume=run")
+    assert ended(again) == [0, 0], again[0].text
+    assert_alike(several, tmp_path / "killed" / "run", 0.0)
+
+
+EVERY = ("callbacks.resume_points.every_n_steps=3",)
+STOPPED = (
+    "data=wine",
+    "trainer.max_epochs=4",
+    "data.batch_size=8",
+    "model.dropout=0.3",
+    "callbacks.resume_points.every_n_steps=3",
+    "logger=[tensorboard,csv]",
+)
+
+
+def state(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_a_killed_process_ends_all_and_the_run_goes_on_with_the_same_bits(tmp_path):
+    whole = together(tmp_path / "whole", 2, *STOPPED)
+    children = group(tmp_path / "killed", 2, *STOPPED, "output_dir=run", more={1: kill_at_step(13)})
+    codes = ended(children)
+    run = tmp_path / "killed" / "run"
+    assert codes == [1, -signal.SIGKILL], children[0].text
+    assert state(run)["status"] == "interrupted"
+    assert "another process of the run has ended" in state(run)["error"]
+    assert "Traceback" not in children[0].text
+    again = group(tmp_path / "killed", 2, "resume=run")
+    assert ended(again) == [0, 0], again[0].text
+    assert differences(whole, run) == []
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_at_one_batch(tmp_path):
+    whole = together(tmp_path / "whole", 2, *STOPPED, "trainer.max_epochs=60", "callbacks.early_stopping.patience=60")
+    more = [*STOPPED, "trainer.max_epochs=60", "callbacks.early_stopping.patience=60"]
+
+    def slow() -> None:
+        import time
+
+        step = Task.training_step
+
+        def slower(self, *arguments):
+            time.sleep(0.01)
+            return step(self, *arguments)
+
+        Task.training_step = slower
+
+    children = group(tmp_path / "stopped", 2, *more, "output_dir=run", more={0: slow})
+    run = tmp_path / "stopped" / "run"
+    import time
+
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.05)
+    children[1].send(signal.SIGTERM)  # to one of them, which all then do
+    codes = ended(children)
+    assert codes == [143, 143], children[0].text
+    assert state(run)["status"] == "interrupted"
+    assert ended(group(tmp_path / "stopped", 2, "resume=run")) == [0, 0]
+    assert differences(whole, run) == []
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_another_number_of_processes(tmp_path):
+    words = [*SMALL, "data.batch_size=8", "callbacks.resume_points.every_n_steps=3"]
+    whole = together(tmp_path / "whole", 2, *words)
+    children = group(tmp_path / "killed", 2, *words, "output_dir=run", more={0: kill_at_step(13)})
+    assert ended(children)[0] == -signal.SIGKILL
+    child = Child(tmp_path / "killed", "resume=run", "trainer.devices=1", "trainer.num_nodes=1")
+    assert child.wait() == 0, child.text
+    assert "2 in all" not in child.text
+    assert "batches of 16 each, still 16 in all" in child.text
+    assert_alike(whole, tmp_path / "killed" / "run", 1e-9)
+
+
+TWO = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+REFUSED = [
+    (
+        TWO,
+        [],
+        "trainer.devices: torchrun started 2 processes, 2 on this machine, and each would train alone; add trainer=ddp",
+    ),
+    (
+        TWO,
+        ["trainer=ddp", "trainer.devices=4"],
+        "trainer.devices: torchrun started 2 processes, 2 on this machine; set",
+    ),
+    (TWO, ["trainer=ddp", "trainer.num_nodes=3"], "trainer.num_nodes: torchrun started 2 processes"),
+    (TWO | {"WORLD_SIZE": "3"}, ["trainer=ddp"], "torchrun: machines must have equally many processes"),
+    (TWO | {"RANK": "2"}, ["trainer=ddp"], "this process is number 2 of 2"),
+    (TWO | {"RANK": "x"}, ["trainer=ddp"], "RANK: must be a whole number; received 'x'"),
+    (TWO, ["trainer=ddp", "-m", "optim.lr=1e-2,1e-3"], "-m: a sweep starts the processes of its jobs itself"),
+    (TWO, ["trainer=ddp", "callbacks=[default,go_back]"], "callbacks.go_back: goes with one process"),
+    (TWO, ["trainer=ddp", "optim=lbfgs"], "optim=lbfgs:"),
+    (TWO, ["trainer=fsdp", "callbacks=[default,ema]"], "trainer=fsdp: Averaging among the callbacks"),
+    (
+        TWO | {"MASTER_PORT": "1"},
+        ["trainer=ddp", "trainer.join_timeout_s=1"],
+        "not all 2 processes came together at 127.0.0.1:1 within 1 s",
+    ),
+    (TWO, ["trainer=ddp"], "MASTER_PORT: is not set"),
+    (
+        {},
+        ["trainer=ddp", "trainer.devices=2", "trainer.num_nodes=2"],
+        "trainer.num_nodes: 2 machines, and MASTER_ADDR is not set",
+    ),
+    (
+        {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "2"},
+        ["trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"],
+        "NODE_RANK: must be from 0 to 1 with trainer.num_nodes=2; received 2",
+    ),
+    (
+        {},
+        ["trainer=ddp", "trainer.devices=1000"],
+        "trainer.devices: 1000 processes are asked for, and this machine has",
+    ),
+    ({}, ["trainer.scale_lr=cubic"], "trainer.scale_lr: must be linear or sqrt or null; received 'cubic'"),
+]
+
+
+@pytest.mark.parametrize(("environment", "words", "message"), REFUSED, ids=[message[:40] for _, _, message in REFUSED])
+def test_refused_in_a_line(command, monkeypatch, environment, words, message):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    outcome = command("data=iris", "trainer.max_epochs=1", *words)
+    assert outcome.code == 1
+    assert message in outcome.text
+    assert "Traceback" not in outcome.text
+    assert len(outcome.text.strip().splitlines()) == 1, outcome.text
