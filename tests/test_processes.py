@@ -5,11 +5,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from forked import Child, differences, kill_at_step
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
@@ -269,3 +272,36 @@ def test_refused_in_a_line(command, monkeypatch, environment, words, message):
     assert message in outcome.text
     assert "Traceback" not in outcome.text
     assert len(outcome.text.strip().splitlines()) == 1, outcome.text
+
+
+NOTED = """
+from pathlib import Path
+import pytorch_lightning as pl
+
+class Noted(pl.Callback):
+    def on_fit_end(self, trainer, pl_module):
+        place = Path(trainer.default_root_dir, f"rank{trainer.global_rank}")
+        place.write_text(f"{trainer.optimizers[0].defaults['lr']} {pl_module.model.layers[1].out_features} {trainer.world_size}")
+"""
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_have_the_same_settings_in_each_process(tmp_path):
+    (tmp_path / "noted.py").write_text(NOTED)
+    words = [
+        "-m",
+        "data=iris",
+        "trainer=ddp",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        "allow=[noted]",
+        "stages=[fit]",
+    ]
+    words += ["optim.lr=0.02,0.01", "model.hidden_dims=[8],[4]", "+callbacks.noted._target_=noted.Noted"]
+    command = [sys.executable, ROOT / "train.py", *words, "output_dir=sweep"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    jobs = sorted(path for path in (tmp_path / "sweep").iterdir() if (path / "results.json").exists())
+    told = [[(job / f"rank{rank}").read_text() for rank in (0, 1)] for job in jobs]
+    assert [one for one, _ in told] == ["0.02 8 2", "0.02 4 2", "0.01 8 2", "0.01 4 2"]
+    assert all(one == other for one, other in told)

@@ -117,7 +117,9 @@ class Sweep:
     def pool(self) -> Pool:
         """The processes; they are started when the first is needed."""
         if self._pool is None:
-            self._pool = Pool(self.script, **self._options)
+            asked = [config.trainer.devices for config in self._composed.values() if "trainer" in config]
+            devices = max((number for number in asked if isinstance(number, int)), default=1)
+            self._pool = Pool(self.script, devices=devices, **self._options)
         return self._pool
 
     @property
