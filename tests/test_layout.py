@@ -27,9 +27,12 @@ LAYERS = {
     "closing": 3.4,
     "init_from": 4,
     "preview": 5.5,
+    "memory": 5.5,
+    "finder": 5.8,
     "show": 4.5,
     "consistency": 2,
     "sweep": 3.2,
+    "compare": 3.4,
     **dict.fromkeys(["sweep/vectorized", "sweep/together"], 7),
     "sweep/server": 8,  # a process of its own, that has imported whatever a job needs
     **dict.fromkeys(LEAVES, 2),
@@ -45,7 +48,6 @@ LAYERS = {
     **dict.fromkeys(["train"], 7),
     **dict.fromkeys(["curvature", "predict", "resume"], 8),
     **dict.fromkeys(["compose"], 9),
-    **dict.fromkeys(["memory"], 9.3),
     **dict.fromkeys(["cli"], 9.6),
     **dict.fromkeys(["__main__"], 10),
 }
@@ -153,6 +155,10 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "sweep/figures",
             "sweep/importance",
             "sweep/vectorized",
+            "compare/find",
+            "compare/tables",
+            "compare/report",
+            "compare/curves",
         )
     ]
     for file in [ROOT / "train.py", *light]:

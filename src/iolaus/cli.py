@@ -6,9 +6,12 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from iolaus.check import check
 from iolaus.closing import outcome
+from iolaus.compare.report import Outputs, compare
+from iolaus.compare.tables import Wanted
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
 from iolaus.predict import predict
@@ -108,8 +111,9 @@ def _main(arguments: list[str] | None) -> None:
     )
     ranking.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, or of a sweep")
     ranking.set_defaults(words=[])
-    options, rest = parser.parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("-") or options.command == "report"]:
+    _add_compare(commands)
+    options, rest = parser.parse_known_args(_with_values(sys.argv[1:] if arguments is None else arguments))
+    if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.words += rest  # words after an option, which argparse does not join with those before it
     if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
@@ -121,6 +125,8 @@ def _main(arguments: list[str] | None) -> None:
             _memory(options)
         elif options.command == "report":
             print(_report(options.folder))
+        elif options.command == "compare":
+            _compare(options)
         elif options.command == "predict":
             predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
         elif options.command == "curvature":
@@ -137,6 +143,61 @@ def _main(arguments: list[str] | None) -> None:
         sys.exit(130)
 
 
+def _add_compare(commands: Any) -> None:
+    """The command that ranks all runs below some folders."""
+    ranking = commands.add_parser(
+        "compare",
+        help="rank all runs and sweeps below a folder",
+        description="Tables of all runs, the best first, with the settings that differ: one for each data set and objective. Runs that "
+        "differ in the seed or the fold alone are joined. KEY is a metric, a setting, an option's group, seconds, epoch or state.",
+        epilog="examples: iolaus compare --sort accuracy/test --top 10;  iolaus compare outputs --filter model=mlp "
+        "--filter 'optim.lr<0.01' --html runs.html;  iolaus compare --sort -seconds --columns model,seconds,state",
+    )
+    ranking.add_argument(
+        "folders", nargs="*", type=Path, metavar="DIR", default=[Path("outputs")], help="outputs, if there is none"
+    )
+    ranking.add_argument("--sort", metavar="KEY", help="by this and not by the objective; -KEY: the highest first")
+    ranking.add_argument("--reverse", action="store_true", help="the order turned round")
+    ranking.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="also != < > <= >=, and * in VALUE; may be given several times",
+    )
+    ranking.add_argument(
+        "--columns", action="append", default=[], metavar="KEY,KEY", help="shown in place of the usual ones"
+    )
+    ranking.add_argument("--top", type=int, metavar="N", help="the first N rows of each table")
+    ranking.add_argument("--each", action="store_true", help="each run in a row of its own, seeds and folds not joined")
+    ranking.add_argument("--earlier", action="store_true", help="also the tries that sweeps repeated")
+    ranking.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each run")
+    ranking.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page with tables, links and learning curves"
+    )
+    ranking.add_argument("--figure", type=Path, metavar="FILE", help="write the learning curves, a PNG")
+    ranking.add_argument("--json", action="store_true", help="everything as JSON, in place of tables")
+    ranking.set_defaults(words=[])
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """`--sort -KEY` as argparse reads it, which would take the key for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sort" and word.startswith("-") and not word.startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _compare(options: argparse.Namespace) -> None:
+    columns = [name.strip() for text in options.columns for name in text.split(",") if name.strip()]
+    wanted = Wanted(options.filter, options.sort, options.reverse, columns, options.top, not options.each)
+    outputs = Outputs(options.csv, options.html, options.figure, options.json)
+    print(compare(options.folders, wanted, outputs, options.earlier))
+
+
 def _report(folder: Path) -> str:
     """Report a run, or a sweep; what the terminal shows."""
     if (folder / PLAN).exists() or not (folder / "results.json").is_file():
@@ -146,14 +207,14 @@ def _report(folder: Path) -> str:
 
 
 def _memory(options: argparse.Namespace) -> None:
-    from iolaus.compose import composed  # Hydra, which no other command needs
+    from iolaus.compose import composed, needs_data  # Hydra, which no other command needs
 
     sys.path.append(os.getcwd())  # the user's own packages, which settings allow by name
     config = composed(options.words, _options())
     import_lightning()
     from iolaus.memory import memory
 
-    print(memory(config, options.json))
+    print(memory(config, needs_data(config), options.json))
 
 
 def _options() -> Path:

@@ -34,6 +34,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _cycled_momentum(config)
     yield from _parameter_groups(config["optim"])
     yield from _study(config)
+    yield from _finders(config)
     yield from _folds(config["data"])
     yield from _processes(config)
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
@@ -269,6 +270,17 @@ def _study(config: Node) -> Iterator[str]:
         yield "stages: a study is done alone and by its name, as in study=worked_function"
     if config.get("study") and not is_stage:
         yield f"stages: study goes with stages=[study], which is what study=NAME sets; received {config['stages']!r}"
+
+
+def _finders(config: Node) -> Iterator[str]:
+    """A rate can be looked for where there is one, and it is what the steps depend on."""
+    optim = config["optim"]
+    name = str(optim.get("_target_")).rpartition(".")[2]
+    if "lr_find" in config["stages"]:
+        if not isinstance(optim.get("lr"), int | float):
+            yield f"stages: lr_find looks for optim.lr, which {name} does not have; choose another optimizer, or leave lr_find out"
+        elif name == "Rprop":
+            yield "stages: lr_find tells nothing of Rprop, whose rate is that of its first step alone; leave it out"
 
 
 def _source(config: Node) -> Iterator[str]:

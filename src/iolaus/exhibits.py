@@ -33,6 +33,7 @@ class Curves:
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         lowest: where the upright axis begins; None: at the least value.
         errors: for some names (N,), how far the truth may be from the curve; drawn as a band.
+        marks: places along the first axis, by name; drawn as upright lines.
     """
 
     x: Any
@@ -42,6 +43,7 @@ class Curves:
     log: str = ""
     lowest: float | None = None
     errors: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,8 @@ def _curves(ax: "Axes", exhibit: Curves) -> None:
         if name in exhibit.errors:
             low, high = (np.asarray(values) + sign * np.asarray(exhibit.errors[name]) for sign in (-1, 1))
             ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    for number, (name, place) in enumerate(exhibit.marks.items()):
+        ax.axvline(place, color="0.3", linestyle=("--", ":", "-.")[number % 3], label=name)
     ax.set(title=exhibit.title, xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
     ax.set(xscale="log" if "x" in exhibit.log else "linear", yscale="log" if "y" in exhibit.log else "linear")
     if exhibit.lowest is not None:
@@ -195,7 +197,7 @@ def _curves(ax: "Axes", exhibit: Curves) -> None:
     ax.grid(alpha=0.3)
     if len(exhibit.curves) > MOST_INSIDE:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
-    elif len(exhibit.curves) > 1:
+    elif len(exhibit.curves) > 1 or exhibit.marks:
         ax.legend()
 
 

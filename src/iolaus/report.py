@@ -30,7 +30,7 @@ from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.results import command, git, machine, setting, told, versions
 from iolaus.run_report import write_report
-from iolaus.runs import Job
+from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
 from iolaus.terminal import RESULT
 
@@ -62,6 +62,8 @@ class Report:
         self._exhibits: dict[str, Exhibit] = {}
         self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
+        self._suggestions: dict[str, Any] = {}  # of finders
+        self._finds: list[show.Shown] = []  # what they show
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
         self._speaks = ranks.is_first()
@@ -72,7 +74,9 @@ class Report:
             self._claim = claim(self.folder, self.job.resumed)
         self._handlers = requests.install()
         slurm.remember(self.folder)
-        if self._speaks and not self.job.resumed:
+        if self.job.resumed:
+            self._suggestions = read_results(self.folder).get("suggestions") or {}
+        elif self._speaks:
             write(self.folder / "config.yaml", self._settings())
         return self
 
@@ -124,6 +128,28 @@ class Report:
         assert self.run is not None
         if self._speaks:
             log.info("%s", preview(self.run, self.folder))
+
+    def find(self, stage: str) -> None:
+        """Look for a setting, say it and draw why; nothing is set, and the run is as it was. One that goes on has looked already.
+
+        Raises:
+            UserError: where several processes train.
+        """
+        assert self.run is not None
+        if self.job.resumed:
+            return
+        if ranks.count() > 1:
+            raise UserError(
+                f"stages: {stage} tries steps of one process; run it alone with trainer.devices=1, and train with what it finds"
+            )
+        found = make(self.run.config[stage], stage).find(self.run)
+        boards = [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)]
+        self._suggestions[stage] = found.suggestion
+        self._finds += show.show(found.figures, self.folder, boards, 0)
+        show.show({stage: found.table}, self.folder, [], 0)
+        log.info("%s", found.words)
+        if not self.config.trainer.fast_dev_run:
+            self._write(self._results("running", None))
 
     def study(self) -> None:
         """Compute what a study has to show; nothing is trained."""
@@ -220,7 +246,7 @@ class Report:
             self._write(results)
             if draws:
                 self._draw(results)
-            results |= {"shown": self._shown, "changed": self.job.changed()}
+            results |= {"shown": self._finds + self._shown, "changed": self.job.changed()}
             self._write(results)
             write_report(self.folder, results)
         if results["status"] != "failed":
@@ -283,6 +309,7 @@ class Report:
             "machine": machine(),
             "git": git(),
             "error": told(error),
+            **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
 
     def _draw(self, results: dict[str, Any]) -> None:
@@ -315,7 +342,7 @@ class Report:
         if self.config.trainer.fast_dev_run:
             log.info("it runs: the batches went through, nothing was kept")
             return
-        if self.config.stages == ["info"]:
+        if not {"fit", "test", "study"} & {*self.config.stages}:
             log.info("nothing was trained: %s", shlex.quote(os.path.relpath(self.folder)))
             return
         run = self.run

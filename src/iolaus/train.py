@@ -40,6 +40,9 @@ def train(config: DictConfig, job: Job) -> float | None:
         preflight(run)
         if "info" in config.stages:
             report.info()
+        for stage in ("batch_size_find", "lr_find"):
+            if stage in config.stages:
+                report.find(stage)
         if "fit" in config.stages:
             report.fit()
         if "test" in config.stages:

@@ -252,8 +252,12 @@ class Task(pl.LightningModule, ABC):
         self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()})
         return others
 
+    def new_optimizer(self) -> Optimizer:
+        """An optimizer as a fit begins with, without its schedule."""
+        return self._optimizer(self.named_parameters())
+
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.named_parameters())
+        optimizer = self.new_optimizer()
         if self._trainer is not None and self._trainer.gradient_clip_val:
             # Clipping needs unscaled gradients: a fused optimizer must not offer to unscale them inside its step.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
