@@ -58,6 +58,7 @@ SUPPORT = {
     "data/sentence_pairs",
     "metrics/scores",
     "logger/files",
+    "logger/service",
 }
 
 

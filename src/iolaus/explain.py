@@ -11,6 +11,8 @@ from iolaus.errors import did_you_mean
 from iolaus.signature import Definition, find, signature
 
 UNREADABLE = "not understood"
+# Options that one looks for and that cannot be: why, and what there is instead.
+GONE = {"logger=neptune": "Neptune's service has ended, in March 2026; choose wandb, mlflow, comet or tensorboard"}
 
 
 def explain(error: Exception, override: str, accepted: Callable[[], DictConfig]) -> str:
@@ -26,6 +28,8 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
     key, _, value = override.lstrip("+~").partition("=")
     if isinstance(error, MissingConfigException) and error.options is not None:
         option = str(error.missing_cfg_file).rsplit("/", 1)[-1]
+        if (gone := GONE.get(f"{key}={option}")) is not None:
+            return f"{key}={value}: {gone}"
         options = [o for o in error.options if o != "auto"] or error.options
         near = did_you_mean(option, options)
         return f"{key}={value}: there is no {key} {option!r}{near}  (there are: {', '.join(options)})"

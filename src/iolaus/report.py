@@ -30,6 +30,7 @@ from iolaus.divergence import Diverged
 from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
 from iolaus.init_from import take_weights
+from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.runs import Job
@@ -80,11 +81,26 @@ class Report:
         if self.job.resumed:
             self._go_back_to_point()
         write_text(self.folder / "config.yaml", self._settings())
-        for logger in run.trainer.loggers:
-            logger.log_hyperparams(self._hyperparameters())
+        self._begin_loggers()
         if not self.config.trainer.fast_dev_run:
             self._write_results("running", None)
         return run
+
+    def _begin_loggers(self) -> None:
+        """Tell the loggers what the run is; services refuse it here, before the training. Where nothing is trained they are not asked."""
+        assert self.run is not None
+        for logger in self.run.trainer.loggers:
+            if not (isinstance(logger, Service) and self.config.stages == ["info"]):
+                logger.log_hyperparams(self._hyperparameters())
+
+    def _close_services(self, status: str) -> None:
+        """End what was begun at services; status is that of results.json."""
+        for service in self._services:
+            service.close(status)
+
+    @property
+    def _services(self) -> list[Service]:
+        return [logger for logger in self.run.trainer.loggers if isinstance(logger, Service)] if self.run else []
 
     def _go_back_to_point(self) -> None:
         """Find the newest resume point, and let the loggers forget what came after it."""
@@ -160,11 +176,13 @@ class Report:
         times = back.times + 1
         log.warning("%s", str(error).splitlines()[0])
         log.warning("going back, %d of %d times; learning rates times %g", times, back.retries, back.factor)
+        self._close_services("interrupted")
         self.run = build(self.config)
         back = self.run.callback(GoBack)
         assert back is not None
         back.times = times
         self._go_back_to_point()
+        self._begin_loggers()
 
     def test(self) -> None:
         """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""
@@ -199,6 +217,7 @@ class Report:
             # whoever stops a run does not wait for pictures
             shown = [] if stopped or pruned else self._draw(results)
             write_text(self.folder / "report.md", _markdown(results, shown, self._settings()))
+        self._close_services(status)
         if status != "failed":
             log.info("%s", self._closing_words(results))
         if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
@@ -265,32 +284,33 @@ class Report:
         } | ({"together": self.together} if self.together else {})
 
     def _draw(self, results: dict[str, Any]) -> list[str]:
-        """Draw all that there is to see, in the folder and in TensorBoard; the report's lines that show it."""
+        """Draw all that there is to see, in the folder and in loggers; the report's lines that show it."""
         run = self.run
         if run is None:
             return show.show(self._exhibits, self.folder, [], 0)
         drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
         if run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        boards = [logger for logger in run.trainer.loggers if isinstance(logger, TensorBoard)]
+        loggers = run.trainer.loggers
         lines = [
             line
             for name, figure in drawn.items()
-            for line in show.figure(name, figure, self.folder, boards, results["steps"])
+            for line in show.figure(name, figure, self.folder, loggers, results["steps"])
         ]
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
-        lines += show.show(self._exhibits, self.folder, boards, results["steps"])
+        lines += show.show(self._exhibits, self.folder, loggers, results["steps"])
         if (best := results["objective"]["value"]) is not None:
-            for board in (
-                boards
-            ):  # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
-                board.log_metrics({"Objective": best}, results["steps"])
+            # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
+            for logger in loggers:
+                if isinstance(logger, TensorBoard | Service):
+                    logger.log_metrics({"Objective": best}, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
                 lines += ["", f"![{path.stem}](figures/{path.name})"]
-        for board in boards:
-            board.save()
+        for logger in loggers:
+            if isinstance(logger, TensorBoard):
+                logger.save()
         return lines
 
     def _closing_words(self, results: dict[str, Any]) -> str:
@@ -317,6 +337,7 @@ class Report:
         words += ["", "next:"]
         if "tensorboard" in (self.config.get("logger") or {}):
             words.append(f"  tensorboard --logdir {logdir}")
+        words += [f"  {service.next_command}" for service in self._services if service.next_command]
         if results["status"] == "interrupted" and self.run is not None and self.run.callback(ResumePoints) is not None:
             words.append(f"  iolaus resume {folder}")
         if results["checkpoint"] and self.run is not None and "test" in self.run.data.datasets:

@@ -1,4 +1,4 @@
-"""What a task has to show, written: pictures and sounds into the run's folder and TensorBoard, texts and tables into the report too."""
+"""What a task has to show, written: pictures and sounds into the run's folder and to its loggers, texts and tables into the report too."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ import numpy as np
 
 from iolaus import figures
 from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Points, Table, Text
+from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.tables import markdown, text_table
 
@@ -19,8 +20,8 @@ __all__ = ["figure", "markdown", "show", "text_table"]
 MOST_ROWS = 20  # of a table in the report; its file holds all
 
 
-def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], step: int) -> list[str]:
-    """Write each exhibit: figures/*.png and *.gif, samples/*.txt, *.csv and *.wav, and the same to TensorBoard.
+def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Sequence[Any], step: int) -> list[str]:
+    """Write each exhibit: figures/*.png and *.gif, samples/*.txt, *.csv and *.wav, and the same to loggers that show such things.
 
     Returns:
         lines of Markdown for the report.
@@ -31,19 +32,22 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
         title = name.replace("_", " ")
         match exhibit:
             case Text(text=text):
-                _file(folder, f"samples/{name}.txt").write_text(text, encoding="utf-8")
+                file = _file(folder, f"samples/{name}.txt")
+                file.write_text(text, encoding="utf-8")
                 fence = "````" if "```" in text else "```"
                 lines += ["", f"## {title.capitalize()}", "", fence, text, fence]
                 for board in boards:
                     board.add("text", f"samples/{name}", f"    {text}".replace("\n", "\n    "), step)
             case Table(columns=columns, rows=rows, caption=caption):
-                _write_csv(_file(folder, f"samples/{name}.csv"), columns, rows)
+                file = _file(folder, f"samples/{name}.csv")
+                _write_csv(file, columns, rows)
                 table = markdown(columns, rows[:MOST_ROWS])
                 lines += ["", f"## {title.capitalize()}", "", *([caption, ""] if caption else []), *table]
                 for board in boards:
                     board.add("text", f"samples/{name}", "\n".join(table), step)
             case Audio(samples=samples, rate_hz=rate):
-                _write_wav(_file(folder, f"samples/{name}.wav"), samples, rate)
+                file = _file(folder, f"samples/{name}.wav")
+                _write_wav(file, samples, rate)
                 lines += ["", f"[{title}](samples/{name}.wav)"]
                 for board in boards:
                     board.add("audio", f"samples/{name}", np.asarray(samples)[None], step, rate)
@@ -55,16 +59,27 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
                 for board in boards:
                     board.add_picture(f"figures/{name}", pictures, step)
             case Curves() | Heatmap() | Points():
-                lines += figure(name, figures.drawn(exhibit), folder, boards, step)
+                lines += figure(name, figures.drawn(exhibit), folder, loggers, step)
+                continue
+        _send(loggers, file, step)
     return lines
 
 
-def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], step: int) -> list[str]:
-    """Write a figure to figures/ and to TensorBoard; the lines that show it in the report."""
+def figure(name: str, drawn: Any, folder: Path, loggers: Iterable[Any], step: int) -> list[str]:
+    """Write a figure to figures/ and to loggers that show pictures; the lines that show it in the report."""
     (file,) = figures.save({name: drawn}, folder / "figures")
-    for board in boards:
-        board.add_picture(f"figures/{name}", file.read_bytes(), step)
+    for logger in loggers:
+        if isinstance(logger, TensorBoard):
+            logger.add_picture(f"figures/{name}", file.read_bytes(), step)
+    _send(loggers, file, step)
     return ["", f"![{name.replace('_', ' ')}](figures/{name}.png)"]
+
+
+def _send(loggers: Iterable[Any], file: Path, step: int) -> None:
+    """Send a file of the run's folder to the services that the run is logged to, by the name it has there."""
+    for logger in loggers:
+        if isinstance(logger, Service):
+            logger.add_file(f"{file.parent.name}/{file.stem}", file, step)
 
 
 def _file(folder: Path, name: str) -> Path:
