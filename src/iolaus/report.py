@@ -262,7 +262,7 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": _command(),
+            "command": _command(self.job.overrides),
             "overrides": self.job.overrides,
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
@@ -379,9 +379,11 @@ def write_text(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
-def _command() -> str:
-    """The command as the user wrote it."""
+def _command(overrides: list[str]) -> str:
+    """The command as the user wrote it; of a job that submitit runs, whose own words tell nothing, the one that runs it alone."""
     name, *words = sys.argv
+    if Path(name).name == "_submit.py":
+        name, words = os.environ.get("IOLAUS_SCRIPT", "train.py"), overrides
     is_ours = Path(name).name in ("iolaus", "__main__.py")
     return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *(_as_typed(word) for word in words)])
 

@@ -34,6 +34,7 @@ class Comet(Service):
 
     package = "comet_ml"
     extra = "comet"
+    instead = "set logger.comet.online=false to keep the run in its folder, or comet login"
 
     def __init__(
         self,
@@ -72,9 +73,7 @@ class Comet(Service):
             cls = comet_ml.ExistingOfflineExperiment if is_kept else comet_ml.OfflineExperiment
         self._experiment = cls(**settings, **more)
         if not self._experiment.alive:
-            raise ConnectionError(
-                "Comet cannot be reached, or refuses the key; set logger.comet.online=false to keep the run in its folder"
-            )
+            raise ConnectionError("Comet cannot be reached, or refuses the key")
         if not earlier:
             self._experiment.set_name(self.run_name)
             self._experiment.add_tags(self.tags)

@@ -32,6 +32,7 @@ class MLflow(Service):
 
     package = "mlflow"
     extra = "mlflow"
+    instead = "see to logger.mlflow.tracking_uri, which may be null for a file"
 
     def __init__(
         self,
@@ -124,5 +125,7 @@ class MLflow(Service):
         if self._client is None:
             return None
         return (
-            self._uri if urlsplit(self._uri).scheme.startswith("http") else f"mlflow ui --backend-store-uri {self._uri}"
+            self._uri
+            if urlsplit(self._uri).scheme.startswith("http")
+            else f"uvx mlflow ui --backend-store-uri {self._uri}"
         )

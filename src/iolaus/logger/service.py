@@ -35,6 +35,7 @@ class Service(Logger, ABC):
 
     package = ""  # that must be installed, by the name of its import; each subclass says its own
     extra = ""  # of iolaus, which brings it
+    instead = ""  # what to do when it refuses a run
 
     def __init__(self, save_dir: str, name: str | None):
         super().__init__()
@@ -81,13 +82,15 @@ class Service(Logger, ABC):
         """
         if not params or self._id is not None:
             return
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # which tells of each of its attempts
         try:
             with _same_random_numbers():
                 self._id = self.begin(self._earlier())
                 self._file.write_text(self._id, encoding="utf-8")
                 self.write_settings(dict(params))
         except Exception as error:  # of whatever class the service's package has
-            raise UserError(f"logger.{self.extra}: {_line(error)}") from error
+            self._id = None
+            raise UserError(f"logger.{self.extra}: {_line(error)}; {self.instead}") from error
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -150,5 +153,5 @@ def _same_random_numbers() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    """An error as one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """An error as one line: the first of its own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -29,6 +29,7 @@ class WeightsAndBiases(Service):
 
     package = "wandb"
     extra = "wandb"
+    instead = "set logger.wandb.online=false to keep the run in its folder, or wandb login"
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class WeightsAndBiases(Service):
         online: bool | None = None,
     ):
         super().__init__(save_dir, name)
-        self.place = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
+        self.place: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self.online = online
         self._run: Any = None
 
@@ -56,7 +57,7 @@ class WeightsAndBiases(Service):
             online = wandb.login(prompt=False, verify=False)
         mode: Any = {True: "online", False: "offline", None: None}[online]
         self._run = wandb.init(
-            **self.place,  # type: ignore[arg-type]
+            **self.place,
             name=self.run_name,
             id=earlier,
             resume="allow" if earlier else None,
@@ -104,7 +105,7 @@ def _shown(file: Path) -> Any:
             return wandb.Audio(str(file))
         case ".csv":
             with file.open(newline="", encoding="utf-8") as opened:
-                columns, *rows = csv.reader(opened)
-            return wandb.Table(columns=columns, data=rows)
+                rows = list(csv.reader(opened))
+            return wandb.Table(columns=[*rows[0]], data=rows[1:])
         case _:
             return wandb.Table(columns=["text"], data=[[file.read_text(encoding="utf-8")]])
