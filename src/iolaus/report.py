@@ -92,6 +92,8 @@ class Report:
         for logger in self.run.trainer.loggers:
             if not (isinstance(logger, Service) and self.config.stages == ["info"]):
                 logger.log_hyperparams(self._hyperparameters())
+        for service in self._services:
+            service.log_again(self.run.history.rows)
 
     def _close_services(self, status: str) -> None:
         """End what was begun at services; status is that of results.json."""

@@ -144,12 +144,12 @@ def test_a_killed_run_goes_on_in_the_same_run_of_the_service(tmp_path, monkeypat
     assert child.wait() == 0, child.text
     ids, _, values, _ = READ[service](tmp_path / "run")
     assert set(ids) == {begun}
-    losses = {step: value for name, step, value in values if name == "loss/val"}
-    if service == "comet":  # what a killed run had for it is gone, and it begins again after the point
-        assert losses
-    else:
-        assert len(losses) == 2
-    assert not torch.tensor(list(losses.values())).isnan().any()
+    with (tmp_path / "run/metrics.csv").open() as file:
+        rows = {int(row["step"]) - 1: float(row["loss/val"]) for row in csv.DictReader(file)}
+    losses = [(step, value) for name, step, value in values if name == "loss/val"]
+    assert len(rows) == 2
+    assert dict(losses) == pytest.approx(rows)
+    assert len(losses) == 2  # none twice
 
 
 @pytest.mark.slow
@@ -295,10 +295,18 @@ def test_a_service_is_begun_once_and_gone_on_with(tmp_path):
     service.log_metrics({"a": torch.tensor(1.5)}, 3)
     service.close("completed")
     service.close("failed")
+    service.log_again([{"epoch": 1, "step": 4, "a": 2.0}])
     assert service.calls == [("begin", None), ("settings", {"lr": 1}), ("values", {"a": 1.5}, 3), ("end", "completed")]
     again = Recorded(tmp_path)
     again.log_hyperparams({"lr": 1})
     assert again.calls[0] == ("begin", "id-1")
+    again.log_again([{"epoch": 1, "step": 4, "a": 2.0}])
+    assert len(again.calls) == 2  # nothing again: the one before had ended
+    killed = Recorded(tmp_path)
+    killed.forgets = True
+    killed.log_hyperparams({"lr": 1})
+    killed.log_again([{"epoch": 1, "step": 4, "a": 2.0}])
+    assert killed.calls[-1] == ("values", {"a": 2.0, "epoch": 0.0}, 3)
     (tmp_path / ".recorded_run").write_text("../../elsewhere")  # the folder may be a stranger's
     other = Recorded(tmp_path)
     other.log_hyperparams({"lr": 1})

@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from iolaus.logger.service import Service
 # What Comet would gather or say by itself.
 UNASKED: dict[str, Any] = {
     **dict.fromkeys(("log_code", "log_graph", "log_git_patch", "parse_args", "auto_output_logging"), False),
-    **dict.fromkeys(("auto_param_logging", "auto_metric_logging", "log_env_network"), False),
+    **dict.fromkeys(("auto_param_logging", "auto_metric_logging"), False),
     "display_summary_level": 0,
 }
 
@@ -21,7 +22,7 @@ class Comet(Service):
     """Experiments of Comet: sent while they train where there is a key, else kept in the run's folder, for `comet upload`.
 
     Keys are read from COMET_API_KEY, or from where `comet login` puts them. What is kept in the folder is written when the run ends: a run
-    that was killed leaves none, and begins the same experiment again when it is resumed.
+    that was killed leaves nothing, and the resumed run sends its epochs again.
 
     Args:
         save_dir: the run's folder, in which comet/ holds what is to be sent.
@@ -34,6 +35,7 @@ class Comet(Service):
 
     package = "comet_ml"
     extra = "comet"
+    forgets = True  # all of it, where it is kept in the folder
     instead = "set logger.comet.online=false to keep the run in its folder, or comet login"
 
     def __init__(
@@ -68,6 +70,9 @@ class Comet(Service):
             cls: Any = comet_ml.ExistingExperiment if earlier else comet_ml.Experiment
         else:
             folder = self.folder / "comet"
+            for file in folder.glob("*.zip"):
+                if not _has_content(file):
+                    file.unlink()  # of a run that was killed
             is_kept = earlier is not None and (folder / f"{earlier}.zip").exists()
             more = {"previous_experiment" if is_kept else "experiment_key": earlier, "offline_directory": str(folder)}
             cls = comet_ml.ExistingOfflineExperiment if is_kept else comet_ml.OfflineExperiment
@@ -108,3 +113,12 @@ class Comet(Service):
         if (url := self._experiment.url) is not None:
             return str(url)
         return f"comet upload {shlex.quote(os.path.relpath(self.folder / 'comet'))}/*.zip"
+
+
+def _has_content(file: Path) -> bool:
+    """Whether an archive was written to its end."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return bool(archive.namelist())
+    except zipfile.BadZipFile:
+        return False

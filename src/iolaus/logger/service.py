@@ -3,7 +3,7 @@
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from iolaus.errors import UserError
 log = logging.getLogger("iolaus")
 
 ID = re.compile(r"[\w-]{1,128}")
+ENDED = "ended"
 PATIENCE_S = 20  # with a service that does not answer
 
 
@@ -24,9 +25,10 @@ class Service(Logger, ABC):
     """A logger that sends scalars, the settings that tell runs apart, figures and samples to a service, or keeps them for it.
 
     The service's run is begun with the hyperparameters, before the training: a service that cannot be reached, or that knows no key, is
-    refused then. What fails later is told once, and the run goes on without it. The id of the service's run is kept in the run's folder, so
-    that a resumed run goes on in the same one; what was logged after the resume point then stands there twice, with the same values. No
-    random number of the run's is drawn. Keys are read from where the service's own tools keep them, and are no argument.
+    refused then. What fails later is told once, and the run goes on without it. The id of the service's run is kept in the run's folder,
+    so that a resumed run goes on in the same one; what was logged after the resume point then stands there twice, with the same values.
+    Where a package loses what it had when the run was killed, the epochs so far are sent again. No random number of the run's is drawn.
+    Keys are read from where the service's own tools keep them, and are no argument.
 
     Args:
         save_dir: the run's folder.
@@ -36,6 +38,7 @@ class Service(Logger, ABC):
     package = ""  # that must be installed, by the name of its import; each subclass says its own
     extra = ""  # of iolaus, which brings it
     instead = ""  # what to do when it refuses a run
+    forgets = False  # whether it may lose values when the run is killed
 
     def __init__(self, save_dir: str, name: str | None):
         super().__init__()
@@ -43,6 +46,7 @@ class Service(Logger, ABC):
         self.run_name = name or "/".join(self.folder.absolute().parts[-2:])
         self._id: str | None = None  # of a run that is open
         self._failed = False
+        self._was_killed = False  # the process that logged before this one
 
     # what a service implements
 
@@ -96,6 +100,13 @@ class Service(Logger, ABC):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._attempt(self.write, {name: float(value) for name, value in metrics.items()}, step or 0)
 
+    def log_again(self, rows: Sequence[dict[str, float]]) -> None:
+        """Log the epochs that a resumed run has behind it, rows of metrics.csv, where they may be lost."""
+        if self.forgets and self._was_killed:
+            for row in rows:
+                values = {name: value for name, value in row.items() if name != "step"}
+                self.log_metrics(values | {"epoch": row["epoch"] - 1}, int(row["step"]) - 1)
+
     @rank_zero_only
     def add_file(self, tag: str, file: Path, step: int) -> None:
         """Send a figure or a sample, which stands in the run's folder."""
@@ -108,6 +119,8 @@ class Service(Logger, ABC):
         with _same_random_numbers():
             self._failed = False  # it is tried once more: some services keep what they could not send
             self._attempt(self.end, status)
+        if self._id is not None and self.folder.is_dir():
+            self._file.write_text(f"{self._id}\n{ENDED}\n", encoding="utf-8")
         self._id = None
 
     def _attempt(self, do: Callable[..., None], *arguments: Any) -> None:
@@ -126,8 +139,11 @@ class Service(Logger, ABC):
 
     def _earlier(self) -> str | None:
         """The id of the service's run that an earlier process has begun."""
-        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
-        return text if ID.fullmatch(text) else None
+        words = self._file.read_text(encoding="utf-8").split() if self._file.is_file() else []
+        if not words or not ID.fullmatch(words[0]):
+            return None
+        self._was_killed = words[1:] != [ENDED]
+        return words[0]
 
     @property
     def save_dir(self) -> str:

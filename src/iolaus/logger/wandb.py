@@ -29,6 +29,7 @@ class WeightsAndBiases(Service):
 
     package = "wandb"
     extra = "wandb"
+    forgets = True  # what is in its memory
     instead = "set logger.wandb.online=false to keep the run in its folder, or wandb login"
 
     def __init__(
