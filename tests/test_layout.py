@@ -69,6 +69,7 @@ SUPPORT = {
     "data/sentence_pairs",
     "metrics/scores",
     "logger/files",
+    "logger/service",
 }
 
 

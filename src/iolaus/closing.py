@@ -27,7 +27,12 @@ def outcome(results: dict[str, Any]) -> str:
 
 
 def next_steps(
-    results: dict[str, Any], folder: Path, has_tensorboard: bool, is_resumable: bool, is_testable: bool
+    results: dict[str, Any],
+    folder: Path,
+    has_tensorboard: bool,
+    services: list[str],
+    is_resumable: bool,
+    is_testable: bool,
 ) -> str:
     """Where everything is, and what one may do next.
 
@@ -35,6 +40,7 @@ def next_steps(
         results: as in results.json.
         folder: the run's.
         has_tensorboard: whether there is something for it to show.
+        services: the commands that show the run at the services that it is logged to.
         is_resumable: whether the run can go on.
         is_testable: whether its data have a test split.
     """
@@ -47,6 +53,7 @@ def next_steps(
     if has_tensorboard:
         logdir = shlex.quote(os.path.relpath(folder.parent)) if folder.parent != Path.cwd() else place
         steps.append(f"  tensorboard --logdir {logdir}")
+    steps += [f"  {command}" for command in services]
     if results["status"] == "interrupted" and is_resumable:
         steps.append(f"  iolaus resume {place}")
     if results["checkpoint"] and is_testable:

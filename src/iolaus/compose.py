@@ -86,6 +86,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     verbose = "-v" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1"
     sys.path.append(os.getcwd())  # the user's own packages
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are told here
+    os.environ["IOLAUS_SCRIPT"] = sys.argv[0]  # for jobs that another program starts
     conf = Path(inspect.getfile(main)).resolve().parent / "conf"
 
     def job(config: DictConfig) -> Any:

@@ -1,5 +1,6 @@
 """Settings that are right each and must also fit together: parts and data, objective and metrics, files and folders."""
 
+import importlib.machinery
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
 SPARSE = ("torch.optim.SparseAdam", "torch.optim.SGD", "torch.optim.Adagrad")  # which take sparse gradients
+
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")  # of an address
 
 
 def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
@@ -37,6 +40,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _finders(config)
     yield from _folds(config["data"])
     yield from _processes(config)
+    yield from _loggers(config.get("logger") or {})
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
     if folders:  # and not for a run that exists: it has its weights
@@ -261,6 +265,27 @@ def _mismatches(here: ranks.Place, trainer: Node, number: Any) -> Iterator[str]:
 
 def _target_of(node: Any) -> Any:
     return node.get("_target_") if isinstance(node, dict) else None
+
+
+def _loggers(loggers: Node) -> Iterator[str]:
+    """Loggers whose package is not there, and passwords where they would be saved."""
+    for name, node in loggers.items():
+        definition = find(str(node.get("_target_"))) if isinstance(node, dict) else None
+        if not isinstance(definition, Definition):
+            continue
+        package = attribute(definition, "package")
+        if isinstance(package, str) and package and not _is_installed(package):
+            extra = attribute(definition, "extra")
+            yield f"logger={name}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
+        for key, value in node.items():
+            if isinstance(value, str) and PASSWORD.search(value):
+                yield f"logger.{name}.{key}: has a password in it, which config.yaml would keep; give it by the environment"
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package can be imported; folders of its name, such as wandb/ beside the runs, are none."""
+    spec = importlib.machinery.PathFinder.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def _study(config: Node) -> Iterator[str]:

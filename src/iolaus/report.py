@@ -26,6 +26,7 @@ from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
 from iolaus.files import write
 from iolaus.init_from import take_weights
+from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.results import command, git, machine, setting, told, versions
@@ -88,11 +89,28 @@ class Report:
         if not self._speaks:
             return run
         write(self.folder / "config.yaml", self._settings())
-        for logger in run.trainer.loggers:
-            logger.log_hyperparams(self._hyperparameters())
+        self._begin_loggers()
         if not self.config.trainer.fast_dev_run:
             self._write(self._results("running", None))
         return run
+
+    def _begin_loggers(self) -> None:
+        """Tell the loggers what the run is; services refuse it here, before the training. Where nothing is trained they are not asked."""
+        assert self.run is not None
+        for logger in self.run.trainer.loggers:
+            if not (isinstance(logger, Service) and self.config.stages == ["info"]):
+                logger.log_hyperparams(self._hyperparameters())
+        for service in self._services:
+            service.log_again(self.run.history.rows)
+
+    def _close_services(self, status: str) -> None:
+        """End what was begun at services; status is that of results.json."""
+        for service in self._services:
+            service.close(status)
+
+    @property
+    def _services(self) -> list[Service]:
+        return [logger for logger in self.run.trainer.loggers if isinstance(logger, Service)] if self.run else []
 
     def _go_back_to_point(self) -> None:
         """Find the newest resume point, and let the loggers forget what came after it."""
@@ -193,11 +211,13 @@ class Report:
         times = back.times + 1
         log.warning("%s", str(error).splitlines()[0])
         log.warning("going back, %d of %d times; learning rates times %g", times, back.retries, back.factor)
+        self._close_services("interrupted")
         self.run = build(self.config)
         back = self.run.callback(GoBack)
         assert back is not None
         back.times = times
         self._go_back_to_point()
+        self._begin_loggers()
 
     def test(self) -> None:
         """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""
@@ -249,6 +269,7 @@ class Report:
             results |= {"shown": self._finds + self._shown, "changed": self.job.changed()}
             self._write(results)
             write_report(self.folder, results)
+        self._close_services(results["status"])
         if results["status"] != "failed":
             self._tell(results)
 
@@ -286,7 +307,7 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": command(),
+            "command": command(self.job.overrides),
             "overrides": self.job.overrides,
             "changed": None,  # found at the end
             "seed": self.config.seed,
@@ -313,7 +334,7 @@ class Report:
         } | ({"together": self.together} if self.together else {})
 
     def _draw(self, results: dict[str, Any]) -> None:
-        """Draw all that there is to see, in the folder and in TensorBoard, and note what the report shows."""
+        """Draw all that there is to see, in the folder and in loggers, and note what the report shows."""
         run = self.run
         if run is None:
             self._shown = show.show(self._exhibits, self.folder, [], 0)
@@ -321,21 +342,22 @@ class Report:
         drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
         if run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        boards = [logger for logger in run.trainer.loggers if isinstance(logger, TensorBoard)]
-        self._shown = [show.figure(name, f, self.folder, boards, results["steps"]) for name, f in drawn.items()]
+        loggers = run.trainer.loggers
+        self._shown = [show.figure(name, f, self.folder, loggers, results["steps"]) for name, f in drawn.items()]
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
-        self._shown += show.show(self._exhibits, self.folder, boards, results["steps"])
+        self._shown += show.show(self._exhibits, self.folder, loggers, results["steps"])
         if (best := results["objective"]["value"]) is not None:
-            for board in (
-                boards
-            ):  # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
-                board.log_metrics({"Objective": best}, results["steps"])
+            # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
+            for logger in loggers:
+                if isinstance(logger, TensorBoard | Service):
+                    logger.log_metrics({"Objective": best}, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
                 self._shown.append({"file": f"figures/{path.name}"})
-        for board in boards:
-            board.save()
+        for logger in loggers:
+            if isinstance(logger, TensorBoard):
+                logger.save()
 
     def _tell(self, results: dict[str, Any]) -> None:
         """The last words in the terminal."""
@@ -350,7 +372,8 @@ class Report:
         has_tensorboard = run is not None and "tensorboard" in (self.config.get("logger") or {})
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets
-        log.info("%s", next_steps(results, self.folder, has_tensorboard, is_resumable, is_testable))
+        services = [service.next_command for service in self._services if service.next_command]
+        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable))
 
 
 def claim(folder: Path, resumed: bool) -> TextIO:
