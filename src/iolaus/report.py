@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import torch
 import yaml
 from omegaconf import DictConfig
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from iolaus import figures, show, slurm
 from iolaus.build import Run, build, make, quiet
@@ -65,6 +66,7 @@ class Report:
         self._found: dict[str, float] = {}  # the numbers of a study
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
+        self._step = 0  # how many steps it has
 
     def __enter__(self) -> "Report":
         self._claim = claim(self.folder, self.job.resumed)
@@ -82,6 +84,9 @@ class Report:
         write_text(self.folder / "config.yaml", self._settings())
         for logger in run.trainer.loggers:
             logger.log_hyperparams(self._hyperparameters())
+            if isinstance(logger, TensorBoard):  # so that it alone tells what a run was
+                text = f"`{_command()}`\n\n```yaml\n{self._settings()}```"
+                logger.add("text", "config", text, self._step)
         if not self.config.trainer.fast_dev_run:
             self._write_results("running", None)
         return run
@@ -98,6 +103,7 @@ class Report:
                     f"trainer.max_epochs: {limit} is less than the {found[1]['epoch']} epochs that the run has"
                 )
         self._point = found[0] if found else None
+        self._step = found[1]["global_step"] if found else 0
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
         if found:
             log.info(
@@ -281,6 +287,11 @@ class Report:
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         lines += show.show(self._exhibits, self.folder, boards, results["steps"])
+        for file in _profiles(run, self.folder):
+            for board in boards:
+                board.add(
+                    "text", f"profile/{file.stem}", f"```\n{file.read_text(encoding='utf-8')}\n```", results["steps"]
+                )
         if (best := results["objective"]["value"]) is not None:
             for board in (
                 boards
@@ -324,6 +335,20 @@ class Report:
         if results["checkpoint"]:
             words.append(f"  iolaus predict {folder} FILE")
         return "\n".join(words)
+
+
+def _profiles(run: Run, folder: Path) -> list[Path]:
+    """The tables that the run's profiler has written, those of each stage; what it measured is told."""
+    profiler: Any = run.trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler) or not profiler.filename:
+        return []
+    place = Path(profiler.dirpath or folder)
+    for trace in sorted(place.glob("*.pt.trace.json*")):
+        log.info("profile: %s; open it at https://ui.perfetto.dev", os.path.relpath(trace))
+    tables = sorted(place.glob(f"*{profiler.filename}*.txt"))
+    if tables:
+        log.info("profile: %s", ", ".join(os.path.relpath(table) for table in tables))
+    return tables
 
 
 def claim(folder: Path, resumed: bool) -> TextIO:

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from iolaus import figures
-from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Points, Table, Text
+from iolaus import board, figures
+from iolaus.board import MOST_ROWS
+from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Images, Points, Table, Text
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.tables import markdown, text_table
 
 __all__ = ["figure", "markdown", "show", "text_table"]
-
-MOST_ROWS = 20  # of a table in the report; its file holds all
 
 
 def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], step: int) -> list[str]:
@@ -34,27 +33,24 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
                 _file(folder, f"samples/{name}.txt").write_text(text, encoding="utf-8")
                 fence = "````" if "```" in text else "```"
                 lines += ["", f"## {title.capitalize()}", "", fence, text, fence]
-                for board in boards:
-                    board.add("text", f"samples/{name}", f"    {text}".replace("\n", "\n    "), step)
+                board.write({name: exhibit}, boards, step)
             case Table(columns=columns, rows=rows, caption=caption):
                 _write_csv(_file(folder, f"samples/{name}.csv"), columns, rows)
                 table = markdown(columns, rows[:MOST_ROWS])
                 lines += ["", f"## {title.capitalize()}", "", *([caption, ""] if caption else []), *table]
-                for board in boards:
-                    board.add("text", f"samples/{name}", "\n".join(table), step)
+                board.write({name: exhibit}, boards, step)
             case Audio(samples=samples, rate_hz=rate):
                 _write_wav(_file(folder, f"samples/{name}.wav"), samples, rate)
                 lines += ["", f"[{title}](samples/{name}.wav)"]
-                for board in boards:
-                    board.add("audio", f"samples/{name}", np.asarray(samples)[None], step, rate)
+                board.write({name: exhibit}, boards, step)
             case Animation():
                 file = _file(folder, f"figures/{name}.gif")
                 pictures = figures.animation(exhibit)
                 file.write_bytes(pictures)
                 lines += ["", f"![{title}](figures/{name}.gif)"]
-                for board in boards:
-                    board.add_picture(f"figures/{name}", pictures, step)
-            case Curves() | Heatmap() | Points():
+                for writer in boards:
+                    writer.add_picture(f"figures/{name}", pictures, step)
+            case Curves() | Heatmap() | Points() | Images():
                 lines += figure(name, figures.drawn(exhibit), folder, boards, step)
     return lines
 
@@ -62,8 +58,8 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
 def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], step: int) -> list[str]:
     """Write a figure to figures/ and to TensorBoard; the lines that show it in the report."""
     (file,) = figures.save({name: drawn}, folder / "figures")
-    for board in boards:
-        board.add_picture(f"figures/{name}", file.read_bytes(), step)
+    for writer in boards:
+        writer.add_picture(f"figures/{name}", file.read_bytes(), step)
     return ["", f"![{name.replace('_', ' ')}](figures/{name}.png)"]
 
 

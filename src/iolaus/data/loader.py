@@ -58,12 +58,12 @@ class TensorLoader:
         held = parts(self.dataset)
         assert held is not None
         key = self.key() if self.key else ()
-        rows = _ordered(self.rows, key, self.start(), self.batch_size, getattr(self.dataset, "lengths", None))
+        rows = in_order(self.rows, key, self.start(), self.batch_size, getattr(self.dataset, "lengths", None))
         for batch in rows.to(held[0].device).split(self.batch_size):
             yield take(self.dataset, batch)
 
 
-def _ordered(
+def in_order(
     rows: torch.Tensor, key: tuple[int, ...], start: int, batch_size: int, lengths: torch.Tensor | None
 ) -> torch.Tensor:
     """The rows in the order that a key gives, their own without one, from a batch on; where they have lengths, like ones together."""
@@ -102,7 +102,7 @@ class KeyedBatches:
     def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         key, start = self.key() if self.key is not None else (), self.start()
-        return self._batches(_ordered(self.rows, key, start, self.batch_size, self.lengths), key, start)
+        return self._batches(in_order(self.rows, key, start, self.batch_size, self.lengths), key, start)
 
     def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:
         for number, batch in enumerate(rows.split(self.batch_size), start):
