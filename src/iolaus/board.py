@@ -12,12 +12,11 @@ from iolaus.tables import markdown
 MOST_ROWS = 20  # of a table
 
 
-def write(exhibits: dict[str, Exhibit], boards: Iterable[TensorBoard], step: int) -> None:
-    """Write texts, tables and sounds as samples/<name>, pictures as figures/<name>; a name that has a slash is the whole tag."""
+def write(exhibits: dict[str, Exhibit], boards: Iterable[TensorBoard], step: int, ending: str = "") -> None:
+    """Write texts, tables and sounds as samples/<name><ending>, pictures as figures/<name><ending>."""
     boards = list(boards)
     for name, exhibit in exhibits.items():
-        folder = "" if "/" in name else "samples/" if isinstance(exhibit, Text | Table | Audio) else "figures/"
-        tag = folder + name
+        tag = ("samples/" if isinstance(exhibit, Text | Table | Audio) else "figures/") + name + ending
         match exhibit:
             case Text(text=text):
                 indented = f"    {text}".replace("\n", "\n    ")  # as it is, and not taken for Markdown

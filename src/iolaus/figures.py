@@ -294,7 +294,8 @@ def draw(values: dict[str, Any], class_names: Sequence[str] | None, split: str =
     """
     drawn: dict[str, Figure] = {}
     for name, value in values.items():
-        names = [str(n) for n in class_names or (range(len(value[0])) if np.ndim(value[0]) else [])]
+        # a row of a matrix, or curves, which may differ in length
+        names = [str(n) for n in class_names or range(len(value[0]))]
         if name == "confusion_matrix":
             drawn[name] = confusion_matrix(value, names)
         elif name == "roc":

@@ -50,8 +50,8 @@ class Embeddings(EpochLook):
     | language modelling, ranking | the embedded tokens, the embedded items | which it is |
     | scaling | the map | the point's name |
 
-    They lie in the run's folder, embeddings/<step>/, and projector_config.pbtxt lists them by paths relative to it, so that the folder may be
-    moved; a run that goes on from an earlier point forgets the later ones. Weights are those that are trained. Cost: COST
+    They lie in the run's folder, embeddings/<step>/, and projector_config.pbtxt lists them by paths relative to it, so that it
+    may be moved; a run that goes on from an earlier point forgets the later ones. Weights are those that are trained. Cost: COST
 
     Args:
         output_dir: the run's folder.
@@ -106,9 +106,7 @@ class Embeddings(EpochLook):
                 samples = [one_of(batch, k) for k in range(len(batch[-1]))]
                 taken = _predicted(task, data, output)
                 points.append(last)
-                rows += [
-                    [target_in_words(sample[-1], data), *more] for sample, more in zip(samples, taken, strict=True)
-                ]
+                rows += [[target_in_words(sample, data), *more] for sample, more in zip(samples, taken, strict=True)]
         images = torch.cat([batch[0] for batch in batches]).float().cpu() if data.input_kind == "image" else None
         columns = ["target", "prediction"][: len(rows[0])]
         return Embedding(torch.cat(points), columns, rows, images)
@@ -131,7 +129,10 @@ def points_of_weights(task: Task, data: Any) -> Embedding | None:
     """Points that are weights themselves: a map, or the embedding of tokens or items; None where there are none."""
     points = getattr(task.model, "points", None)
     if isinstance(points, nn.Parameter):
-        return Embedding(points, ["point"], [[name] for name in data.point_names])
+        if data.labels is None:
+            return Embedding(points, ["point"], [[name] for name in data.point_names])
+        kinds = [class_name(label, data) for label in data.labels]
+        return Embedding(points, ["point", "kind"], list(zip(data.point_names, kinds, strict=True)))
     names = {"tokens": lambda: _tokens(data), "user_item": lambda: data.items}.get(data.input_kind)
     if names is None:
         return None

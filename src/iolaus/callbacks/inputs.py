@@ -1,5 +1,6 @@
 """What the training gets to see: the first samples of an epoch, augmented as they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -62,27 +63,28 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
     """
     samples = [one_of(batch, k) for k in range(len(batch[-1]))]
     if data.input_kind == "image":
-        return {"inputs": Images(batch[0].float(), [_title(sample[-1], data) for sample in samples])}
+        return {"inputs": Images(batch[0].float(), [_title(sample, data) for sample in samples])}
     if data.input_kind == "tokens":
         windows = [data.decode(row) for row in batch[0][:WINDOWS].tolist()]
         return {"inputs": Text("\n\n----\n\n".join(windows))}
     if data.input_kind == "audio":
         sounds = [samples[0][0, : int(samples[1])] / 2**15 for *samples, _ in samples[:CLIPS]]
-        said = [[k, target_in_words(sample[-1], data)] for k, sample in enumerate(samples[:CLIPS], 1)]
+        said = [[k, target_in_words(sample, data)] for k, sample in enumerate(samples[:CLIPS], 1)]
         clips: dict[str, Exhibit] = {f"inputs_{k}": Audio(sound, data.rate_hz) for k, sound in enumerate(sounds, 1)}
         return clips | {"inputs": Table(["clip", "said"], said)}
     rows = [inputs_in_words(sample[:-1], data) for sample in samples[:MOST_ROWS]]
     if not rows or not rows[0]:
         return {}
-    targets = [target_in_words(sample[-1], data) for sample in samples]
+    targets = [target_in_words(sample, data) for sample in samples]
     cells = [[*row.values(), target] for row, target in zip(rows, targets, strict=False)]
     return {"inputs": Table([*rows[0], "target"], cells)}
 
 
-def _title(target: torch.Tensor, data: DataModule) -> str:
+def _title(sample: Sequence[torch.Tensor], data: DataModule) -> str:
     """A class; of a blend of two, both and their shares; or an amount."""
+    target = sample[-1]
     if data.target_kind == "class" and target.ndim == 2 and float(target.max()) < 1:
         shares, classes = target[0].topk(2)
         named = zip(shares.tolist(), classes.tolist(), strict=True)
         return "\n".join(f"{class_name(number, data)} {share:.0%}" for share, number in named)
-    return target_in_words(target, data)
+    return target_in_words(sample, data)

@@ -72,7 +72,7 @@ class Mistakes(ValidationLook):
         rows = data.rows_in_order("val")[places[best]].tolist()
         samples = data.samples("val", rows)
         is_class = data.target_kind == "class"
-        truth = [target_in_words(sample[-1].cpu(), data) for sample in samples]
+        truth = [target_in_words([part.cpu() for part in sample], data) for sample in samples]
         taken = [
             class_name(int(pred), data) if is_class else ", ".join(f"{value:.4g}" for value in pred.tolist())
             for pred in shown[best]

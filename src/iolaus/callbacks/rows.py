@@ -35,13 +35,14 @@ def inputs_in_words(inputs: Sequence[torch.Tensor], data: Any) -> dict[str, str]
     return {}
 
 
-def target_in_words(target: torch.Tensor, data: Any) -> str:
-    """The target of one sample.
+def target_in_words(sample: Sequence[torch.Tensor], data: Any) -> str:
+    """The target of one sample; empty for kinds that are not known.
 
     Args:
-        target: of a batch of one.
+        sample: a batch of one: inputs and, last, the target.
         data: the data module.
     """
+    target = sample[-1]
     match data.target_kind:
         case "class":
             return class_name(int(target.argmax() if target.ndim == 2 else target), data)
@@ -53,6 +54,8 @@ def target_in_words(target: torch.Tensor, data: Any) -> str:
             return "".join(data.characters[token - 1] for token in target[0].tolist() if token > 0)[:MOST_LETTERS]
         case "distance":
             return f"{float(target) ** 0.5:.4g}"
+        case "click":
+            return ", ".join(data.items[item] for item in sample[1][target > 0].tolist())
     return ""
 
 

@@ -9,15 +9,15 @@ from iolaus.task.base import Task
 
 
 class Samples(EpochLook):
-    """Has the task show what the report shows at the end, of the validation split and with the weights as they are trained.
+    """Has the task show what the report shows at the end: of the validation split, with the weights that are trained.
 
     | task | logged |
     | --- | --- |
-    | language modelling | samples/samples: texts that the model wrote; figures/loss_by_position |
-    | translation | samples/translations, figures/attention |
-    | speech | samples/clip_1, ...: sounds; figures/spectrogram_1, ... with what was heard; samples/transcripts |
-    | ranking | samples/recommendations, figures/hit_rate |
-    | scaling | figures/map, path (an animation), shepard; samples/coordinates, stress |
+    | language modelling | samples/samples/val: texts that the model wrote; figures/loss_by_position/val |
+    | translation | samples/translations/val, figures/attention/val |
+    | speech | samples/clip_1/val, ...: sounds; figures/spectrogram_1/val, ... with what was heard; samples/transcripts/val |
+    | ranking | samples/recommendations/val, figures/hit_rate/val |
+    | scaling | figures/map/val, path (an animation), shepard; samples/coordinates/val, stress; of all pairs |
 
     A look costs what the task's predictions cost, and is told where it takes longer than two seconds; COST
 
@@ -35,4 +35,4 @@ class Samples(EpochLook):
     def look(self, trainer: pl.Trainer, task: Task, data: DataModule) -> None:
         with evaluating(task):
             shown = task.show(data, "val")
-        write(shown, self.boards, trainer.global_step)
+        write(shown, self.boards, trainer.global_step, "/val")
