@@ -294,7 +294,9 @@ def draw(values: dict[str, Any], class_names: Sequence[str] | None, split: str =
     """
     drawn: dict[str, Figure] = {}
     for name, value in values.items():
-        # a row of a matrix, or curves, which may differ in length
+        if name not in DRAWN:
+            continue
+        # of a matrix a row, of curves a list, whose members may differ in length
         names = [str(n) for n in class_names or range(len(value[0]))]
         if name == "confusion_matrix":
             drawn[name] = confusion_matrix(value, names)
