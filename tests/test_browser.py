@@ -15,11 +15,11 @@ from forked import Child
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ALL = "callbacks=[default,look,embeddings,samples,graph]"
-# The text of a page, those of its components' own trees included.
+# The text of a page, those of its components' own trees and of its frames included.
 TEXT = """(function text(node) {
     if (node.nodeType === 3) return node.textContent;
     if (['SCRIPT', 'STYLE'].includes(node.nodeName)) return '';
-    return [node.shadowRoot, ...node.childNodes].filter(Boolean).map(text).join(' ');
+    return [node.shadowRoot, node.contentDocument?.body, ...node.childNodes].filter(Boolean).map(text).join(' ');
 })(document.body)"""
 SHOWN = {  # for each tab, and what is typed into its filter
     "scalars&tagFilter=throughput": ["throughput/samples_per_s"],

@@ -27,7 +27,7 @@ class Inputs(Look):
     | texts | samples/inputs: windows of it |
     | sounds | samples/inputs_1, ...: sounds, and their transcripts as a table |
 
-    Nothing is read for it: the batch is the training's own. Cost: COST
+    Nothing is read for it: the batch is the training's own. Cost: about 0.15 s a look at images.
 
     Args:
         num_samples: of the batch that are shown.

@@ -19,7 +19,7 @@ class Samples(EpochLook):
     | ranking | samples/recommendations/val, figures/hit_rate/val |
     | scaling | figures/map/val, path (an animation), shepard; samples/coordinates/val, stress; of all pairs |
 
-    A look costs what the task's predictions cost, and is told where it takes longer than two seconds; COST
+    A look costs what the task's predictions cost, and is told where it takes longer than two seconds; 0.1 s to several seconds.
 
     Args:
         every_n_epochs: epochs between looks; the last one is looked at too.

@@ -26,7 +26,7 @@ class Throughput(EpochLook):
     | memory/rss_mb | memory of the training's process at the end of the epoch, in MiB |
     | memory/gpu_peak_mb | the most that tensors took on the GPU in the epoch, in MiB |
 
-    Cost: COST
+    Cost: a millisecond an epoch; a GPU is waited for when an epoch begins and ends.
 
     Args:
         every_n_epochs: epochs between those that are logged.
