@@ -51,7 +51,9 @@ class Embeddings(EpochLook):
     | scaling | the map | the point's name |
 
     They lie in the run's folder, embeddings/<step>/, and projector_config.pbtxt lists them by paths relative to it, so that it
-    may be moved; a run that goes on from an earlier point forgets the later ones. Weights are those that are trained. Cost: about 0.3 s a look at 1,000 images.
+    may be moved; a run that goes on from an earlier point forgets the later ones. Weights are those that are trained.
+
+    Cost: about 0.3 s a look at 1,000 images.
 
     Args:
         output_dir: the run's folder.

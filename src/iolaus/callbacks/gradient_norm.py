@@ -20,7 +20,9 @@ class GradientNorm(pl.Callback):
     | gradient_norm/<layer> | the same of each layer that has weights of its own, in TensorBoard |
     | gradient_norm/step | the whole gradient's norm of each measured step, in TensorBoard |
 
-    Norms stay on the device until the epoch ends: a step is not waited for. Cost: two kernels a step; 1.14 times the epoch of benchmarks/callbacks.py, whose steps are small.
+    Norms stay on the device until the epoch ends: a step is not waited for.
+
+    Cost: two kernels a step; 1.14 times the epoch of benchmarks/callbacks.py, whose steps are small.
 
     Args:
         every_n_steps: steps between two that are measured.
