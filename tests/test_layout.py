@@ -37,6 +37,7 @@ LAYERS = {
     "sweep/server": 8,  # a process of its own, that has imported whatever a job needs
     **dict.fromkeys(LEAVES, 2),
     "undisturbed": 2.5,
+    "board": 3.2,
     **dict.fromkeys(["task", "data", "logger", "figures"], 3),
     **dict.fromkeys(["callbacks", "study"], 3.5),
     **dict.fromkeys(["check", "explain", "fast_loop", "history"], 4),
@@ -65,6 +66,8 @@ SUPPORT = {
     "task/base",
     "gradient/base",
     "study/base",
+    "callbacks/base",
+    "callbacks/rows",
     "gradient/directions",
     "data/sentence_pairs",
     "metrics/scores",

@@ -96,6 +96,19 @@ class Animation:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Images in rows of eight.
+
+    Args:
+        pixels: (N, C, H, W), bytes or any floats, which are shown from their least to their largest value.
+        titles: above each of them, of one line or more.
+    """
+
+    pixels: Any
+    titles: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Audio:
     """A sound.
 
@@ -108,4 +121,4 @@ class Audio:
     rate_hz: int
 
 
-Exhibit = Text | Table | Curves | Heatmap | Points | Animation | Audio
+Exhibit = Text | Table | Curves | Heatmap | Points | Animation | Images | Audio

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import torch
 import yaml
 from omegaconf import DictConfig
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from iolaus import figures, ranks, show, slurm
 from iolaus.build import Run, build, make, quiet
@@ -69,6 +70,7 @@ class Report:
         self._point: Path | None = None  # the resume point to go on from
         self._speaks = ranks.is_first()
         self._claim: TextIO | None = None
+        self._step = 0  # how many steps it has
 
     def __enter__(self) -> "Report":
         if self._speaks:
@@ -100,6 +102,9 @@ class Report:
         for logger in self.run.trainer.loggers:
             if not (isinstance(logger, Service) and self.config.stages == ["info"]):
                 logger.log_hyperparams(self._hyperparameters())
+            if isinstance(logger, TensorBoard):  # so that it alone tells what a run was
+                text = f"`{command(self.job.overrides)}`\n\n```yaml\n{self._settings()}```"
+                logger.add("text", "config", text, self._step)
         for service in self._services:
             service.log_again(self.run.history.rows)
 
@@ -124,6 +129,7 @@ class Report:
                     f"trainer.max_epochs: {limit} is less than the {found[1]['epoch']} epochs that the run has"
                 )
         self._point = found[0] if found else None
+        self._step = found[1]["global_step"] if found else 0
         if not self._speaks:
             return
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
@@ -347,6 +353,11 @@ class Report:
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         self._shown += show.show(self._exhibits, self.folder, loggers, results["steps"])
+        for file in _profiles(run, self.folder):
+            text = f"```\n{file.read_text(encoding='utf-8')}\n```"
+            for logger in loggers:
+                if isinstance(logger, TensorBoard):
+                    logger.add("text", f"profile/{file.stem}", text, results["steps"])
         if (best := results["objective"]["value"]) is not None:
             # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
             for logger in loggers:
@@ -374,6 +385,20 @@ class Report:
         is_testable = run is not None and "test" in run.data.datasets
         services = [service.next_command for service in self._services if service.next_command]
         log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable))
+
+
+def _profiles(run: Run, folder: Path) -> list[Path]:
+    """The tables that the run's profiler has written, those of each stage; what it measured is told."""
+    profiler: Any = run.trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler) or not profiler.filename:
+        return []
+    place = Path(profiler.dirpath or folder)
+    for trace in sorted(place.glob("*.pt.trace.json*")):
+        log.info("profile: %s; open it at https://ui.perfetto.dev", os.path.relpath(trace))
+    tables = sorted(place.glob(f"*{profiler.filename}*.txt"))
+    if tables:
+        log.info("profile: %s", ", ".join(os.path.relpath(table) for table in tables))
+    return tables
 
 
 def claim(folder: Path, resumed: bool) -> TextIO:

@@ -264,10 +264,13 @@ def test_metrics_give_the_same_for_any_batching(option):
         torch.testing.assert_close(values[2], values[0], msg=name)
 
 
-# Those that the default run has are there in nearly every other test.
-DEFAULT = read_yaml(CONF / "callbacks/default.yaml")["defaults"]
+# Those that the default run has are there in nearly every other test; those that look are in tests/callbacks/test_looking.py.
+ELSEWHERE = {
+    name for preset in ("default", "look") for name in read_yaml(CONF / f"callbacks/{preset}.yaml")["defaults"]
+}
+ELSEWHERE |= {"look", "embeddings", "samples"}
 CALLBACKS = [
-    pytest.param(o, marks=pytest.mark.slow) if o in DEFAULT else o for o in options("callbacks") if o != "default"
+    pytest.param(o, marks=pytest.mark.slow) if o in ELSEWHERE else o for o in options("callbacks") if o != "default"
 ]
 
 

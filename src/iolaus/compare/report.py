@@ -20,7 +20,8 @@ from iolaus.files import write
 from iolaus.pages import STYLE, shortened
 from iolaus.sweep.leaderboard import Repeats
 from iolaus.sweep.scale import cell
-from iolaus.tables import MOST_LETTERS, text_table
+from iolaus.tables import text_table
+from iolaus.terminal import width
 
 MOST_ROWS = 20  # of a table in the terminal
 MOST_METRICS = 6  # of a table in the terminal; fewer where they do not fit into a line
@@ -217,7 +218,7 @@ def _fitting(table: Table) -> list[str]:
     for most_settings, most_metrics in tries:
         columns = _columns(table, most_settings, most_metrics)
         rows = [["", *shortened(columns, table.board.keys)], *_texts(table, columns, MOST_ROWS)]
-        if table.columns or sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) < MOST_LETTERS:
+        if table.columns or sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) < width():
             break
     return columns
 
@@ -309,7 +310,8 @@ def _finite(value: Any) -> Any:
 MORE_STYLE = """
 th { cursor: pointer; user-select: none; }
 th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
-th, td { text-align: right; } th:first-child, td:first-child { text-align: left; } tr.best { font-weight: 600; } td.text { text-align: left; }
+th, td { text-align: right; } th:first-child, td:first-child { text-align: left; }
+tr.best { font-weight: 600; } td.text { text-align: left; }
 """
 SCRIPT = """
 for (const head of document.querySelectorAll("th")) {

@@ -90,8 +90,11 @@ class Task(pl.LightningModule, ABC):
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
         """A batch of n samples without content, inputs and then the target, for summaries, drawings and the count of memory."""
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
-        """What there is to look at after the test, by name; `data` is the data module. Whatever is drawn at random is keyed by its seed."""
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
+        """What there is to look at, by name: after the test of that split, and while training of the validation's.
+
+        `data` is the data module. Whatever is drawn at random is keyed by its seed.
+        """
         return {}
 
     def predict(self, items: list[Any], data: Any) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ class Scaling(Task):
             self._smacof = smacof_map(given, own.shape[1], self.smacof_max_iter)
             self.log_dict({"disparity/test": torch.tensor(procrustes(self._smacof, own)[2], dtype=torch.float32)})
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
         """The map, the path it took, its distances against the given ones, its coordinates, and its stress beside SMACOF's."""
         axes = self._axes()
         xy = axes.place(self._points())
