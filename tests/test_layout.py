@@ -37,6 +37,7 @@ LAYERS = {
     "portable": 6,
     "finished": 7.5,
     **dict.fromkeys(["curvature", "predict", "resume"], 8),
+    "form": 1,
     "endpoint": 8.1,
     **dict.fromkeys(["export", "serve"], 8.2),
     **dict.fromkeys(["compose"], 9),

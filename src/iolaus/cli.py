@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     hand_on = commands.add_parser(
         "export",
         help="write the model for other programs: ONNX, a program of torch, or weights alone",
-        description="Write what predicts, standardisation and probabilities included, as one file that is compared with the run before it is "
-        "kept, and FILE.json with what its inputs and outputs are.",
+        description="Write what predicts, standardisation and probabilities included, as one file that is compared with the run "
+        "before it is kept, and FILE.json with what its inputs and outputs are.",
         epilog="example: iolaus export outputs/digits-mlp/2026-01-31_12-00-00-000000 --format onnx --output digits.onnx",
     )
     hand_on.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")

@@ -112,7 +112,9 @@ def _write_graph(run: Finished, path: Path, form: str) -> dict[str, Any]:
         "use": graph.use,
         "largest_sizes": {name: most for name, most in graph.most.items() if name not in fixed},
         "verified": {"what": what, "largest_difference": difference, "batch_sizes": list(portable.SIZES)},
-        "example": _example([*zip(found.inputs, batches[0], strict=True)], [*zip(graph.outputs, expected, strict=True)]),
+        "example": _example(
+            [*zip(found.inputs, batches[0], strict=True)], [*zip(graph.outputs, expected, strict=True)]
+        ),
     }
 
 

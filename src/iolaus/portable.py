@@ -1,4 +1,4 @@
-"""A task's predictions as a file for other programs, compared with the task before it is kept. https://pytorch.org/docs/stable/export.html, https://onnx.ai."""
+"""A task's predictions as a file for other programs, compared with the task itself. https://pytorch.org/docs/stable/export.html."""
 
 import inspect
 import logging
@@ -91,7 +91,7 @@ def _drawn(task: Task, n: int) -> Inputs | None:
     if layer is not None:
         noise = torch.randn(example.shape, generator=generator)
         return ((layer.mean.cpu() + layer.deviation.cpu() * noise).float(),)
-    return (torch.randint(task.output_dim, example.shape, generator=generator),)  # type: ignore[arg-type]
+    return (torch.randint(task.output_dim, example.shape, generator=generator),)  # type: ignore[call-overload]
 
 
 def traced(task: Task, graph: Graph, example: Inputs) -> Traced:
@@ -119,7 +119,7 @@ def traced(task: Task, graph: Graph, example: Inputs) -> Traced:
 def _sizes(program: ExportedProgram, dimensions: list[dict[int, str]]) -> list[list[int | str]]:
     """The shapes of the outputs; what is of any size by the names of the inputs' dimensions, as in num_samples//320."""
     nodes = {node.name: node for node in program.graph.nodes}
-    names = {}
+    names: dict[str, str] = {}
     for given, free in zip(program.graph_signature.user_inputs, dimensions, strict=True):
         shape = nodes[given].meta["val"].shape
         names |= {str(shape[number]): name for number, name in free.items()}

@@ -100,7 +100,9 @@ def _choose_columns(task: Any, top: int | None, is_table: bool) -> None:
         raise UserError(f"--top: is about classes, and the run's task, {type(task).__name__}, predicts none")
     if top is None and is_table and num_classes > MOST_COLUMNS:
         top = TOP
-        print(f"of {num_classes} classes the {top} likeliest; --top says how many, a .jsonl file has all", file=sys.stderr)
+        print(
+            f"of {num_classes} classes the {top} likeliest; --top says how many, a .jsonl file has all", file=sys.stderr
+        )
     task.top = top
 
 

@@ -60,7 +60,9 @@ class Spectrogram(nn.Module):
         number, counts = covering(samples.shape[1], self.hop), covering(lengths, self.hop)
         after = (number - 1) * self.hop + self.size - self.size // 2 - samples.shape[1]
         padded = F.pad(levels, (self.size // 2, after))
-        if torch.compiler.is_exporting():  # graphs of other programs have neither overlapping frames nor complex numbers
+        if (
+            torch.compiler.is_exporting()
+        ):  # graphs of other programs have neither overlapping frames nor complex numbers
             magnitudes = self._magnitudes(padded)
         else:
             magnitudes = torch.fft.rfft(padded.unfold(1, self.size, self.hop) * self.window.to(single)).abs()

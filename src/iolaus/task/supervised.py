@@ -108,7 +108,7 @@ class Supervised(Task):
 
 
 def _ranked(names: list[str], probabilities: list[float]) -> Iterator[tuple[str, Any]]:
-    """prediction and probability, then prediction_2, probability_2, ...: classes, the likeliest first."""
+    """Prediction and probability, then prediction_2, probability_2, ...: classes, the likeliest first."""
     for rank, (name, probability) in enumerate(zip(names, probabilities, strict=True), 1):
         ending = f"_{rank}" if rank > 1 else ""
         yield f"prediction{ending}", name
