@@ -29,6 +29,7 @@ from iolaus.predict import predicted
 log = logging.getLogger("iolaus")
 
 MOST_ITEMS = 10_000  # rows or texts of a request as JSON; a file may have more
+MOST_LETTERS = 500  # of a message
 FORMS = 'send {"rows": [{"COLUMN": VALUE, ...}, ...]}, {"texts": ["...", ...]}, or a file as multipart/form-data'
 
 Source = Path | str
@@ -90,7 +91,8 @@ def application(run: Finished, folder: Path, most_bytes: int) -> Starlette:
                 async with turn:
                     rows = await run_in_threadpool(_rows, run, sources, most_bytes)
             except UserError as error:
-                raise HTTPException(400, str(error).replace(f"{place}/", "").removeprefix("predict: ")) from None
+                text = re.sub(rf"{re.escape(place)}/\d+/", "", str(error)).removeprefix("predict: ")
+                raise HTTPException(400, text[:MOST_LETTERS]) from None
         return _json({"predictions": rows})
 
     async def health(request: Request) -> Response:
@@ -189,12 +191,17 @@ def _given(content: Any, data: Any) -> Iterator[str]:
 def _rows(run: Finished, sources: list[Source], most_bytes: int) -> list[dict[str, Any]]:
     """The rows of all sources, as `iolaus predict` gives them, with numbers that JSON has."""
     found = []
-    for source in sources:
+    for number, source in enumerate(sources, 1):
         if isinstance(source, Path):
             _check_archive(source, most_bytes)
-        for row in predicted(run.task, run.data, source):
-            named = {"file": source.name} | row if isinstance(source, Path) and set(row) != {"text"} else row
-            found.append({key: _finite(value) for key, value in named.items()})
+        try:
+            for row in predicted(run.task, run.data, source):
+                named = {"file": source.name} | row if isinstance(source, Path) and set(row) != {"text"} else row
+                found.append({key: _finite(value) for key, value in named.items()})
+        except UserError as error:
+            if isinstance(source, Path):
+                raise
+            raise UserError(f"number {number}: {str(error).removeprefix('the text: line 1, ')}") from None
     return found
 
 

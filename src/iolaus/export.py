@@ -1,6 +1,7 @@
 """A run's model as a file for other programs: ONNX, a program of torch, or weights alone, with what its numbers mean beside it."""
 
 import json
+import math
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -67,7 +68,7 @@ def export(
     try:
         told = _write_weights(run, partial) if form == "safetensors" else _write_graph(run, partial, form)
         description = {"file": output.name, "format": form} | told | _facts(run, folder)
-        text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(_finite(description), indent=1, ensure_ascii=False, allow_nan=False, default=str)
         partial.replace(output)
         output.with_name(output.name + ".json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -182,8 +183,17 @@ def _plain_items(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             if inner := dict(_plain_items(value)):
                 yield key, inner
-        elif isinstance(value, str | int | float | bool | list | tuple):
+        elif value is None or isinstance(value, str | int | float | bool | list | tuple):
             yield key, value
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _versions(*packages: str) -> Iterator[tuple[str, str]]:

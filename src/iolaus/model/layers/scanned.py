@@ -25,7 +25,7 @@ def scanned(module: nn.Module) -> Iterator[None]:
     """
     layers = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
     for layer in layers:
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer)
     try:
         yield
     finally:
@@ -43,7 +43,7 @@ def _forward(layer: nn.RNNBase, x: torch.Tensor, hx: Any = None) -> tuple[torch.
         raise ValueError(f"{type(layer).__name__}: packed sequences, single ones and projections cannot be exported")
     x = x.transpose(0, 1) if layer.batch_first else x
     given = hx if isinstance(hx, tuple) else (hx,)
-    ends = []
+    ends: list[States] = []
     for number in range(layer.num_layers):
         both = []
         for direction in range(1 + layer.bidirectional):
