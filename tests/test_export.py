@@ -57,7 +57,10 @@ def encoded(rows, description):
     for name, known in description["data"]["encoding"].items():
         for category in known["categories"] or [None]:
             cells.append(
-                [float(row[name]) - known["shift"] if category is None else float(row[name] == category) for row in rows]
+                [
+                    float(row[name]) - known["shift"] if category is None else float(row[name] == category)
+                    for row in rows
+                ]
             )
     return np.array(cells, dtype=np.float32).T
 
@@ -111,9 +114,7 @@ def test_a_program_of_torch_and_weights(run, call, tmp_path):
 
 def test_a_file_that_differs_is_refused_and_removed(run, call, tmp_path, monkeypatch):
     right = portable.run_pt2
-    monkeypatch.setattr(
-        portable, "run_pt2", lambda *a: lambda *inputs: [1.0001 * part for part in right(*a)(*inputs)]
-    )
+    monkeypatch.setattr(portable, "run_pt2", lambda *a: lambda *inputs: [1.0001 * part for part in right(*a)(*inputs)])
     code, text = call("export", run, "--output", tmp_path / "houses.pt2")
     assert code == 1
     assert "differs from the run by 0.0001 of an output's largest value" in text
@@ -163,7 +164,9 @@ def test_weights_that_are_shared_are_written_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-@pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}]
+)
 def test_recurrent_layers_as_loops(kind, settings):
     """Torch's own layers, for other lengths than those traced, with states given and without."""
     torch.manual_seed(0)
