@@ -24,7 +24,8 @@ train: $(READY)  ## train with the defaults: digits, a multilayer perceptron, Ad
 test: $(READY)  ## the tests, under five minutes on two cores (ARGS="-k csv" adds options)
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-test-all: $(READY)  ## the tests, the slow ones too
+test-all: $(READY)  ## the tests, the slow ones too, and the packages that only these need
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all]'
 	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(ARGS)
 
 check: $(READY)  ## formatting, lint and types

@@ -1,6 +1,7 @@
 """The `iolaus` command: what one does with a finished run."""
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -8,16 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from iolaus.check import check
 from iolaus.closing import outcome
 from iolaus.compare.report import Outputs, compare
 from iolaus.compare.tables import Wanted
 from iolaus.curvature import curvature
 from iolaus.errors import UserError
+from iolaus.export import FORMATS, export
+from iolaus.finished import checked
 from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.run_report import report_run
-from iolaus.runs import find_checkpoint, read_run
+from iolaus.serve import serve
 from iolaus.startup import import_lightning
 from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
@@ -46,6 +48,7 @@ def _main(arguments: list[str] | None) -> None:
         epilog="example: iolaus test outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint last trainer.accelerator=cpu",
     )
     test.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    test.add_argument("--json", action="store_true", help="the metrics with all their digits, for programs")
     go_on = commands.add_parser(
         "resume",
         help="go on with a run that was killed or stopped, bit for bit",
@@ -65,6 +68,32 @@ def _main(arguments: list[str] | None) -> None:
         "--text", action="append", default=[], help="a text in place of a file; may be given several times"
     )
     foresee.add_argument("--output", type=Path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl")
+    foresee.add_argument(
+        "--top",
+        type=int,
+        metavar="K",
+        help="the K likeliest classes of each row alone; in tables of more than 20 classes 5",
+    )
+    hand_on = commands.add_parser(
+        "export",
+        help="write the model for other programs: ONNX, a program of torch, or weights alone",
+        description="Write what predicts, standardisation and probabilities included, as one file that is compared with the run "
+        "before it is kept, and FILE.json with what its inputs and outputs are.",
+        epilog="example: iolaus export outputs/digits-mlp/2026-01-31_12-00-00-000000 --format onnx --output digits.onnx",
+    )
+    hand_on.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    hand_on.add_argument("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}; as --output ends, or onnx")
+    hand_on.add_argument("--output", type=Path, metavar="FILE", help="RUN/model.FORMAT where it is not given")
+    wait = commands.add_parser(
+        "serve",
+        help="predict over HTTP: for programs, and by a form in the browser",
+        description="Answer POST /predict, rows, texts or files in, predictions out, until Ctrl-C; GET / is a form to try it.",
+        epilog="example: iolaus serve outputs/digits-mlp/2026-01-31_12-00-00-000000 --port 8000",
+    )
+    wait.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    wait.add_argument("--port", type=int, default=8000, help="8000 (the default); 0: any that is free")
+    wait.add_argument("--host", default="127.0.0.1", help="127.0.0.1 (the default), this machine alone; 0.0.0.0: all")
+    wait.add_argument("--most-mb", type=float, default=32.0, metavar="MB", help="of a request (32)")
     look = commands.add_parser(
         "curvature",
         help="measure the curvature of the loss at a run's checkpoints",
@@ -78,7 +107,7 @@ def _main(arguments: list[str] | None) -> None:
     )
     look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
     look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
-    for command in (test, go_on, foresee, look):
+    for command in (test, go_on, foresee, look, hand_on, wait):
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         if command is foresee:
             command.add_argument(
@@ -128,7 +157,13 @@ def _main(arguments: list[str] | None) -> None:
         elif options.command == "compare":
             _compare(options)
         elif options.command == "predict":
-            predict(options.run, options.words, options.text, options.checkpoint, options.output, options.allow)
+            place = (options.checkpoint, options.output, options.allow, options.top)
+            predict(options.run, options.words, options.text, *place)
+        elif options.command == "export":
+            export(options.run, options.words, options.format, options.output, options.checkpoint, options.allow)
+        elif options.command == "serve":
+            address = (options.host, options.port, options.most_mb)
+            serve(options.run, options.words, options.checkpoint, options.allow, *address)
         elif options.command == "curvature":
             measures = (options.checkpoint, options.samples, options.steps, options.mode)
             curvature(options.run, options.words, *measures, options.allow)
@@ -238,9 +273,7 @@ def _resume_sweep(options: argparse.Namespace) -> None:
 
 
 def _test(options: argparse.Namespace) -> None:
-    config = read_run(options.run, options.words, options.allow)
-    checkpoint = find_checkpoint(options.run, options.checkpoint)
-    check(config)
+    config, checkpoint = checked(options.run, options.words, options.checkpoint, options.allow)
     import_lightning()
     from iolaus.build import build
 
@@ -248,4 +281,7 @@ def _test(options: argparse.Namespace) -> None:
     if "test" not in run.data.datasets:
         raise UserError(f"{options.run}: its data set has no test split; set data.test_fraction or another data set")
     run.trainer.test(run.task, datamodule=run.data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    if options.json:
+        print(json.dumps({"checkpoint": str(checkpoint), "metrics": run.history.test}, indent=2))
+        return
     print(table_text(f"{config.name}: {checkpoint.name}", {"test": run.history.test}))

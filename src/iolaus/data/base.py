@@ -314,6 +314,19 @@ class DataModule(pl.LightningDataModule, ABC):
         """
         raise UserError(f"predict: {type(self).__name__} does not read new files")
 
+    def row_text(self, row: Any) -> str:
+        """A row of values as the text that `new_items` takes in place of a file.
+
+        Args:
+            row: values in order.
+
+        Raises:
+            UserError: for what is no list of numbers and texts.
+        """
+        if not isinstance(row, list) or not all(isinstance(value, str | int | float) for value in row):
+            raise UserError(f"a row of these data is a list of values; received {str(row)[:100]}")
+        return ",".join(map(str, row))
+
     def fingerprint(self) -> dict[str, Any]:
         """What the data are: rows of each split and a checksum of their content.
 

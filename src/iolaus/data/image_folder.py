@@ -134,7 +134,7 @@ def decoded(file: Path, size: Sequence[int], channels: int) -> torch.Tensor:
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
             height, width = size
             resized = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
     pixels = torch.from_numpy(np.array(resized))
     pixels = pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

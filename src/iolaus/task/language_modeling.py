@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from iolaus.errors import UserError
 from iolaus.exhibits import Curves, Exhibit, Text
 from iolaus.functional.decoding import sample
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 SAMPLES = 3
 BATCHES = 8  # of a split that the loss at each position is averaged over
@@ -85,6 +85,13 @@ class LanguageModeling(Task):
                 positions, {split: bits}, ("tokens before and at it", "bits"), "loss at each position of a window"
             ),
         }
+
+    def graph(self) -> Graph:
+        use = (
+            "logits[b, t] are of the token that follows tokens[b, : t + 1]; tokens are the bytes of text in UTF-8 "
+            "where the vocabulary is 256"
+        )
+        return Graph(("logits",), use, {"tokens": {1: "time"}}, {"time": self.input_shape[0]})
 
     def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:
         """Each text with its continuation."""

@@ -6,7 +6,7 @@ import torch
 
 from iolaus.exhibits import Curves, Exhibit, Table
 from iolaus.metrics.scores import Measured
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 SAMPLES = 5  # users in the table
 SHOWN = 6  # of their clicks
@@ -118,6 +118,13 @@ class Ranking(Task):
         rows = torch.arange(len(users)).repeat_interleave(lengths)
         scores[rows, known[known >= 0].long()] = -torch.inf
         return scores
+
+    def graph(self) -> Graph:
+        use = (
+            "scores of items for a user, higher is better; users and items are numbers, their places in the lists users and items. "
+            "Items that the user has clicked already are to be left out by whoever ranks them"
+        )
+        return Graph(("scores",), use, {"items": {1: "candidates"}})
 
     def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:
         """The best items of each user that the user did not click in training, a row each.

@@ -9,7 +9,7 @@ import torch
 from iolaus.exhibits import Audio, Exhibit, Heatmap, Table
 from iolaus.functional.ctc import ctc_beam_search, ctc_greedy
 from iolaus.metrics.error_rate import edit_distance
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 SHOWN = 3  # clips that are drawn
 MOST_CLIPS = 2_000  # of a split that are listed
@@ -125,6 +125,17 @@ class Speech(Task):
             extent=(0, len(samples) / self.rate_hz, 0, self.rate_hz / 2),
             origin="lower",
         )
+
+    def graph(self) -> Graph:
+        use = (
+            "samples are 16-bit at rate_hz, filled up by 0, and lengths their numbers; of a clip's first `frames` frames the likeliest "
+            "token, one of those that repeat, without 0; token k is characters[k - 1]"
+        )
+        return Graph(("logits", "frames"), use, {"samples": {1: "num_samples"}})
+
+    def traceable(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and frames, undecoded."""
+        return self(*inputs)
 
     @torch.no_grad()
     def predict(self, items: list[tuple[str, torch.Tensor]], data: Any) -> list[dict[str, Any]]:

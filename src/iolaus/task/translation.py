@@ -9,7 +9,7 @@ from iolaus.exhibits import Exhibit, Heatmap, Table
 from iolaus.functional.decoding import beam_search, greedy
 from iolaus.functional.tokens import BOS, EOS, NO_TARGET, PAD
 from iolaus.metrics.scores import Measured
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 MOST_SENTENCES = 100  # of the validation that are translated for a look
 MOST_TICKS = 30  # tokens of a source whose names can be read along an axis
@@ -135,6 +135,14 @@ class Translation(Task):
             "attention",
             ticks=(names, [data.vocab[token] for token in found[0, :length].tolist()]),
         )
+
+    def graph(self) -> Graph:
+        use = (
+            "logits[b, t] are of the token of the target that follows tokens[b, : t + 1]; a translation begins with the token 1 alone "
+            "and is gone on with by the likeliest token until that is 2; a token's text is its place in vocab, and sources are filled "
+            "up by 0"
+        )
+        return Graph(("logits",), use, {"source": {1: "source_length"}, "tokens": {1: "target_length"}})
 
     @torch.no_grad()
     def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:
