@@ -18,6 +18,7 @@ import torch
 import train as train_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from iolaus.checkpoint import read
 from iolaus.compose import launch
 from iolaus.task.base import Task
 
@@ -125,7 +126,7 @@ def differences(one: Path, other: Path) -> list[str]:
     if names[0] != names[1]:
         found.append(f"checkpoints: {sorted(names[0] ^ names[1])} in one only")
     for name in sorted(names[0] & names[1]):
-        contents = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (one, other)]
+        contents = [content(run / "checkpoints" / name) for run in (one, other)]
         found += _differ(contents[0], contents[1], name, (str(one), str(other)))
     for name in ("metrics.csv", "values.csv"):
         texts = [(run / name).read_bytes() if (run / name).exists() else b"" for run in (one, other)]
@@ -134,6 +135,11 @@ def differences(one: Path, other: Path) -> list[str]:
     if scalars(one) != scalars(other):
         found.append("TensorBoard's scalars")
     return found
+
+
+def content(checkpoint: Path) -> dict[str, Any]:
+    """Of a checkpoint as torch reads it; of one in parts as we do."""
+    return read(checkpoint) if checkpoint.is_dir() else torch.load(checkpoint, weights_only=True)
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:

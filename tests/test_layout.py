@@ -20,6 +20,7 @@ LAYERS = {
     "files": 0.5,
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "ranks": 0.5,
+    "sharded": 0.7,
     "pages": 1.5,
     "defaults": 2,
     "results": 1.6,

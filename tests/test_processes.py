@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from forked import Child, differences, kill_at_step
+from forked import Child, content, differences, kill_at_step
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
 
@@ -82,7 +82,7 @@ def curve(run: Path) -> dict[str, list[float]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return content(run / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def assert_alike(one: Path, other: Path, tolerance: float, of_losses: float = 1e-6) -> None:

@@ -19,16 +19,14 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils._pytree import tree_map
 
-from iolaus.errors import UserError
-from iolaus.files import PARTIAL
+from iolaus import ranks
+from iolaus.errors import DamagedCheckpoint, UserError
+from iolaus.files import PARTIAL, remove
+from iolaus.files import replace as put
 
 MARK = b"iolaus crc32 "
 COMMENT = len(MARK) + 8  # the mark and eight hexadecimal digits
 READ = 2**24  # bytes that are read at once
-
-
-class DamagedCheckpoint(UserError):
-    """A file that is not, or no longer, what was written."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -56,11 +54,16 @@ class CheckpointFiles(TorchCheckpointIO):
         """
         self.save(checkpoint, Path(path))
 
-    def save(self, checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = os.replace) -> None:
-        """Write a checkpoint and give it its name by `replace`, which takes the written file and the target."""
+    def save(self, checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = put) -> None:
+        """Write a checkpoint and give it its name by `replace`, which takes the written file and the target.
+
+        Where its weights are shared out among processes, each writes its part of a folder, and all have to call this.
+        """
         start = time.perf_counter()
         self.wait()
-        if self._writer is None:
+        if in_parts(checkpoint):
+            self._sizes.append(write_parts(checkpoint, path, replace))
+        elif self._writer is None:
             self._sizes.append(write(checkpoint, path, replace))
         else:
             copy = tree_map(lambda v: v.detach().cpu().clone() if isinstance(v, torch.Tensor) else v, checkpoint)
@@ -94,7 +97,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self.wait()
 
 
-def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = os.replace) -> int:
+def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = put) -> int:
     """Write a checkpoint so that `path` is at every moment either what it was or the whole new file.
 
     Returns:
@@ -116,6 +119,39 @@ def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path]
     except (OSError, RuntimeError) as error:  # torch tells of a full disk as a RuntimeError
         with suppress(OSError):
             partial.unlink()
+        raise _cannot_write(path, error) from error
+    return size
+
+
+def in_parts(checkpoint: dict[str, Any]) -> bool:
+    """Whether every process has its part of a checkpoint to write."""
+    if ranks.count() == 1:
+        return False
+    from iolaus import (
+        sharded,
+    )  # here and not above: its part of torch is large, and asked for by several processes alone
+
+    return sharded.has_parts(checkpoint)
+
+
+def write_parts(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path], None] = put) -> int:
+    """Write a checkpoint as a folder, of which each process writes its part; see `write`."""
+    from iolaus import sharded
+
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = sharded.write(checkpoint, partial)
+        if ranks.is_first():
+            _sync_folder(partial)
+            replace(partial, path)
+            _sync_folder(path.parent)
+        ranks.gather(None)
+    except (OSError, RuntimeError) as error:
+        if ranks.is_of_connection(error):
+            raise
+        if ranks.is_first():
+            remove(partial)
         raise _cannot_write(path, error) from error
     return size
 
@@ -189,11 +225,16 @@ def verify(path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the processor: tensors and plain containers only.
+    """The content of a checkpoint, on the processor: tensors and plain containers only; one that lies in parts is put together.
 
     Raises:
         DamagedCheckpoint: when the file is not what was written, or holds anything else.
     """
+    if path.is_dir():
+        from iolaus import sharded
+
+        sharded.verify(path)
+        return sharded.read(path)
     verify(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -202,3 +243,17 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise DamagedCheckpoint(f"{path}: not a checkpoint of a run, it has no state_dict")
     return content
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint tells of the run; of one in parts without its weights. The processes that train together do this together.
+
+    Raises:
+        DamagedCheckpoint: as `read`.
+    """
+    if not path.is_dir():
+        return read(path)
+    from iolaus import sharded
+
+    sharded.verify(path, together=True)
+    return sharded.read_rest(path)

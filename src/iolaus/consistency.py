@@ -11,6 +11,7 @@ import yaml
 
 from iolaus import ranks
 from iolaus.errors import did_you_mean
+from iolaus.files import INDEX
 from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
 
@@ -319,7 +320,7 @@ def _source(config: Node) -> Iterator[str]:
         yield "init_from: names nothing; give a run's folder or a checkpoint, as in init_from=outputs/first, or leave it out"
     elif not isinstance(source, str) or not Path(source).exists():
         yield f"init_from: {source} does not exist  (working directory: {Path.cwd()})"
-    elif Path(source).is_dir() and not list(Path(source, "checkpoints").glob("*.ckpt")):
+    elif Path(source).is_dir() and not [*Path(source, "checkpoints").glob("*.ckpt"), *Path(source).glob(INDEX)]:
         yield f"init_from: {source} is no folder of a run that kept its weights, it has no checkpoints/*.ckpt"
 
 

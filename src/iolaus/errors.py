@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in a setting, a file or a command; its text names the key, what was received and what to do."""
 
 
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not, or no longer, what was written."""
+
+
 class Pruned(Exception):
     """The end of a trial that promises little, which is no failure; its text says when and why."""
 

@@ -1,11 +1,15 @@
 """Files that are at every moment either what they were or the new ones."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from iolaus.errors import UserError
 
 PARTIAL = ".partial"  # ending of a file that is being written
+INDEX = "index.json"  # in a checkpoint that is a folder of parts
+ASIDE = ".old"  # ending of a folder that is being replaced
 
 
 def write(file: Path, content: str | bytes) -> None:
@@ -21,3 +25,42 @@ def write(file: Path, content: str | bytes) -> None:
     with partial.open("xb") as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
     os.replace(partial, file)
+
+
+def replace(new: Path, target: Path) -> None:
+    """`os.replace`, also where one of them is a folder: what was there stays beside it until the new one has its name."""
+    if not new.is_dir() and not target.is_dir():
+        os.replace(new, target)
+        return
+    aside = target.with_name(target.name + ASIDE)
+    remove(aside)
+    if target.exists():
+        os.rename(target, aside)
+    os.rename(new, target)
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def tidy(folder: Path, pattern: str) -> None:
+    """Remove what a killed process left half written, and take back what it was about to replace."""
+    for partial in folder.glob(pattern + PARTIAL):
+        remove(partial)  # which another process of the run may have done
+    for aside in folder.glob(pattern + ASIDE):
+        target = aside.with_name(aside.name.removesuffix(ASIDE))
+        if target.exists():
+            remove(aside)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(aside, target)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size

@@ -7,6 +7,7 @@ from torch import nn
 
 from iolaus.checkpoint import read
 from iolaus.errors import UserError
+from iolaus.files import INDEX
 from iolaus.runs import find_checkpoint
 
 log = logging.getLogger("iolaus")
@@ -24,7 +25,7 @@ def take_weights(model: nn.Module, source: Path, partial: bool) -> None:
         UserError: for a source without weights, weights that do not fit, or none that fits.
     """
     file = source
-    if source.is_dir():
+    if source.is_dir() and not (source / INDEX).is_file():
         file = find_checkpoint(source, "best" if (source / "checkpoints/best.ckpt").exists() else "last")
     saved = {
         name.removeprefix("model."): value

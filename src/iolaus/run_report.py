@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iolaus.errors import UserError
-from iolaus.files import write
+from iolaus.files import size, write
 from iolaus.pages import Code, Folded, Heading, Items, Page, Part, Picture, Table, Words, markdown, page_html
 from iolaus.runs import MOST_BYTES, read_results
 from iolaus.tables import metrics_table, short
@@ -254,9 +254,7 @@ def _effort(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
         items.append(f"steps: {results['steps']:,} in {seconds['fit']:.1f} s, {speed}; {seconds['total']:.1f} s in all")
     if "together" in results:
         items.append(f"trained together with {results['together']} others, whose training these seconds hold too")
-    kept = [
-        f"`checkpoints/{f.name}` ({f.stat().st_size / 2**20:.2g} MB)" for f in sorted(folder.glob("checkpoints/*.ckpt"))
-    ]
+    kept = [f"`checkpoints/{f.name}` ({size(f) / 2**20:.2g} MB)" for f in sorted(folder.glob("checkpoints/*.ckpt"))]
     items.append(f"checkpoints: {', '.join(kept) or 'none was kept'}")
     yield Items([*items, f"folder: `{os.path.relpath(folder)}`"])
 

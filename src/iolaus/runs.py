@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from iolaus.errors import UserError, did_you_mean
+from iolaus.files import INDEX
 
 MOST_BYTES = 2**20  # of a settings file
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where PyYAML has it
@@ -231,7 +232,7 @@ def _climbs_out(text: str, folder: Path) -> bool:
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
-    """The file of a checkpoint by name (best, last, previous) or path.
+    """The file of a checkpoint by name (best, last, previous) or path; a folder where it lies in parts.
 
     Raises:
         UserError: when there is none, or the folder's own points elsewhere.
@@ -239,7 +240,7 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     kept = folder / "checkpoints"
     named = name in NAMED
     file = kept / f"{name}.ckpt" if named else Path(name)
-    if not file.is_file():
+    if not file.is_file() and not (file / INDEX).is_file():
         names = sorted(f.stem for f in kept.glob("*.ckpt"))
         if named and not names:
             status = read_results(folder).get("status")

@@ -13,10 +13,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
 from iolaus import random_state, ranks
-from iolaus.checkpoint import CheckpointFiles, DamagedCheckpoint, read
+from iolaus.checkpoint import CheckpointFiles, DamagedCheckpoint, in_parts, read_state
 from iolaus.data.base import DataModule
 from iolaus.divergence import diverged, not_finite
-from iolaus.files import PARTIAL
+from iolaus.files import replace, tidy
 from iolaus.runs import paths_moved
 from iolaus.signals import Stopped, requests
 from iolaus.task.base import Task
@@ -225,7 +225,7 @@ class ResumePoints(pl.Callback):
         self._saving = True
         checkpoint = trainer._checkpoint_connector.dump_checkpoint()
         self._saving = False
-        if trainer.is_global_zero:
+        if trainer.is_global_zero or in_parts(checkpoint):
             self.files.save(checkpoint, self.folder / LAST, _rotate)
         self._saved_step = trainer.global_step
         self._plan(time.monotonic() - start)
@@ -297,18 +297,17 @@ class ResumePoints(pl.Callback):
 def newest_point(folder: Path, train_on: bool) -> tuple[Path, dict[str, Any]] | None:
     """The newest undamaged resume point and its content; None when there is none.
 
-    Files that a killed save left are removed; damaged points are told and passed over.
+    Of several processes all have to look. Files that a killed save left are removed; damaged points are told and passed over.
 
     Args:
         folder: of the checkpoints.
         train_on: whether a run that has ended is to go on; then the end of a training that ended inside an epoch does not count.
     """
-    for partial in folder.glob(f"*{PARTIAL}"):
-        partial.unlink(missing_ok=True)  # which another process of the run may have done
+    ranks.in_turn(lambda: tidy(folder, "*.ckpt"))
     for file in (folder / LAST, folder / PREVIOUS):
         if file.exists():
             try:
-                content = read(file)
+                content = read_state(file)
                 if not (train_on and own_state(content).get("ended_inside")):
                     return file, content
             except DamagedCheckpoint as error:
@@ -336,8 +335,8 @@ def cut_back(loggers: list[Any], states: dict[str, Any]) -> None:
 def _rotate(partial: Path, last: Path) -> None:
     """Give a written file its name; the file that had it becomes the previous one."""
     if last.exists():
-        os.replace(last, last.with_name(PREVIOUS))
-    os.replace(partial, last)
+        replace(last, last.with_name(PREVIOUS))
+    replace(partial, last)
 
 
 def _task(trainer: pl.Trainer) -> Task:
