@@ -46,7 +46,7 @@ LAYERS = {
     **dict.fromkeys(["build"], 5),
     **dict.fromkeys(["preflight", "report"], 6),
     "strategy": 3.4,
-    "supervise": 6.5,
+    **dict.fromkeys(["supervise", "ray_train"], 6.5),
     **dict.fromkeys(["train"], 7),
     "portable": 6,
     "finished": 7.5,
@@ -126,6 +126,7 @@ def test_imports_go_one_way(file):
                 "resume",
                 "finished",
                 "startup",
+                "supervise",
                 "train",
                 "memory",
                 "sweep",
@@ -238,8 +239,6 @@ def inherited(file):
             base = CONF / "base" / f"{entry.removeprefix('/base/').partition('@')[0]}.yaml"
             content = read_yaml(base)
             settings |= (SHARED if base.stem == "data" else content["data"]) | inherited(base)
-        elif isinstance(entry, str) and entry == "auto":
-            settings |= read_yaml(file.parent / "auto.yaml")
     return settings
 
 

@@ -161,7 +161,7 @@ def test_it_goes_on_with_another_number_of_processes(whole, killed, tmp_path, wo
         assert child.wait() == 0, child.text
         assert (run / "checkpoints" / "last.ckpt").is_file()
     else:
-        again = group(tmp_path, world, "resume=run")
+        again = group(tmp_path, world, "resume=run", f"trainer.devices={world}")
         assert ended(again) == [0] * world, again[0].text
     assert_alike(whole, run, 1e-5, of_losses=1e-5)
 
@@ -214,7 +214,8 @@ def test_commands_read_it_like_a_file(whole, tmp_path):
         checkpoint.write(content, folder)
     told = []
     for run in (whole, file):
-        words = ["test", str(run)], ["export", str(run), "--format", "safetensors", "--output", tmp_path / run.name]
+        output = tmp_path / f"{run.name}.safetensors"
+        words = ["test", str(run)], ["export", str(run), "--format", "safetensors", "--output", output]
         for word in words:
             command = [sys.executable, "-m", "iolaus", *word]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -222,7 +223,7 @@ def test_commands_read_it_like_a_file(whole, tmp_path):
         told.append(json.loads((run / "results.json").read_text())["metrics"]["test"])
     from safetensors.torch import load_file
 
-    weights = [load_file(next(iter((tmp_path / run.name).rglob("*.safetensors")))) for run in (whole, file)]
+    weights = [load_file(tmp_path / f"{run.name}.safetensors") for run in (whole, file)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert told[0] == told[1]

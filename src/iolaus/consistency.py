@@ -41,6 +41,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _finders(config)
     yield from _folds(config["data"])
     yield from _processes(config)
+    yield from _strategy(config["trainer"].get("strategy"), choices)
     yield from _loggers(config.get("logger") or {})
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
@@ -274,13 +275,24 @@ def _loggers(loggers: Node) -> Iterator[str]:
         definition = find(str(node.get("_target_"))) if isinstance(node, dict) else None
         if not isinstance(definition, Definition):
             continue
-        package = attribute(definition, "package")
-        if isinstance(package, str) and package and not _is_installed(package):
-            extra = attribute(definition, "extra")
-            yield f"logger={name}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
+        yield from _missing_package(definition, f"logger={name}")
         for key, value in node.items():
             if isinstance(value, str) and PASSWORD.search(value):
                 yield f"logger.{name}.{key}: has a password in it, which config.yaml would keep; give it by the environment"
+
+
+def _strategy(node: Any, choices: dict[str, Any]) -> Iterator[str]:
+    """A strategy whose package is not there."""
+    definition = find(str(_target_of(node)))
+    if isinstance(definition, Definition):
+        yield from _missing_package(definition, f"trainer={choices.get('trainer', 'auto')}")
+
+
+def _missing_package(definition: Definition, choice: str) -> Iterator[str]:
+    """That the package which a class names, and needs, is not installed."""
+    package, extra = attribute(definition, "package"), attribute(definition, "extra")
+    if isinstance(package, str) and package and not _is_installed(package):
+        yield f"{choice}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
 
 
 def _is_installed(package: str) -> bool:

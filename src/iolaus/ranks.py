@@ -5,6 +5,7 @@ They are started by torchrun, by srun, or by train.py itself, which sets the var
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -143,6 +144,13 @@ def _find_master(here: Place) -> None:
         os.environ |= {"MASTER_ADDR": cluster.main_address, "MASTER_PORT": str(cluster.main_port)}
     elif missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UserError(f"{missing[0]}: is not set, and {here.world} processes have to meet; start them by torchrun")
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as asked:
+        asked.bind(("", 0))
+        return asked.getsockname()[1]
 
 
 def leave() -> None:

@@ -8,6 +8,7 @@ is executed.
 import json
 import os
 import pickle
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -138,7 +139,8 @@ def read(folder: Path) -> dict[str, Any]:
             name: torch.empty(part.size, dtype=part.properties.dtype)  # type: ignore[union-attr]
             for name, part in told.items()
         }
-        if tensors:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*torch.distributed is disabled.*")  # which is meant
             dcp.load(tensors, storage_reader=reader, no_dist=True)
     except (Exception, CheckpointException) as error:
         raise DamagedCheckpoint(f"{folder}: its parts cannot be read: {str(error).splitlines()[0][:200]}") from None

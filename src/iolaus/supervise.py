@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -191,15 +190,9 @@ def _environments(config: DictConfig) -> list[dict[str, str]]:
         ranks.SUPERVISED: 1,
     }
     if machines == 1:
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ranks.free_port()}
     each = [shared | {"RANK": int(node) * number + local, "LOCAL_RANK": local} for local in range(number)]
     return [{key: str(value) for key, value in one.items()} for one in each]
-
-
-def _free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]
 
 
 def _die_with_parent() -> None:

@@ -1,11 +1,13 @@
 """The story of a run: build, try a batch, fit, test, report."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from iolaus import ranks
+from iolaus import ranks, ray_train
 from iolaus.check import plain
 from iolaus.errors import UserError
 from iolaus.runs import Job, read_results
@@ -22,6 +24,8 @@ def train(config: DictConfig, job: Job) -> float | None:
         job: what the user asked for, and whether it goes on with an earlier run.
     """
     # imported here and not above: help, completion and every message about settings come without torch
+    if ray_train.is_due(plain(config)):
+        return ray_train.launch(plain(config), asdict(job) | {"changed": job.changed()}, train_in_worker)
     if is_due(config):
         return supervise(config, [] if job.resumed else [f'hydra.run.dir="{config.output_dir}"'])
     config = _agreed(config, job)
@@ -49,6 +53,12 @@ def train(config: DictConfig, job: Job) -> float | None:
             report.test()
     ranks.leave()  # and not after an error: which of the processes tells of it is settled between them
     return report.objective
+
+
+def train_in_worker(settings: dict[str, Any], job: dict[str, Any]) -> None:
+    """The same in a process that Ray has started, from plain containers."""
+    changed = job.pop("changed")
+    train(OmegaConf.create(settings), Job(**job, changed=lambda: changed))
 
 
 def _agreed(config: DictConfig, job: Job) -> DictConfig:
