@@ -142,7 +142,7 @@ def _of_processes(settings: dict[str, Any]) -> dict[str, Any]:
     parts = copy.deepcopy(settings)
     _scale_rates(parts)
     strategy = str(_target(parts["trainer"].get("strategy")))
-    if ranks.count() == 1 and strategy.startswith("iolaus.strategy."):
+    if ranks.count() == 1 and strategy.startswith("iolaus.strategy.") and not strategy.endswith(".DeepSpeed"):
         parts["trainer"]["strategy"] = "auto"  # one alone has nothing to average or to share
     is_fused = parts["optim"].get("fused") and parts["optim"]["_target_"] not in FUSED_ON_SHARDS
     if is_fused and strategy.endswith(".FullySharded"):

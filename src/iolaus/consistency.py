@@ -41,7 +41,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _finders(config)
     yield from _folds(config["data"])
     yield from _processes(config)
-    yield from _strategy(config["trainer"].get("strategy"), choices)
+    yield from _strategy(config, choices)
     yield from _loggers(config.get("logger") or {})
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
@@ -281,11 +281,26 @@ def _loggers(loggers: Node) -> Iterator[str]:
                 yield f"logger.{name}.{key}: has a password in it, which config.yaml would keep; give it by the environment"
 
 
-def _strategy(node: Any, choices: dict[str, Any]) -> Iterator[str]:
-    """A strategy whose package is not there."""
-    definition = find(str(_target_of(node)))
+def _strategy(config: Node, choices: dict[str, Any]) -> Iterator[str]:
+    """A strategy whose package is not there, and what its checkpoints do not go with."""
+    strategy = config["trainer"].get("strategy")
+    definition = find(str(_target_of(strategy)))
     if isinstance(definition, Definition):
         yield from _missing_package(definition, f"trainer={choices.get('trainer', 'auto')}")
+    points = [node for node in _parts(config.get("callbacks")) if str(node.get("_target_")).endswith(".ResumePoints")]
+    is_deepspeed = str(_target_of(strategy)).endswith((".DeepSpeed", ".DeepSpeedStrategy"))
+    if is_deepspeed and (received := config["trainer"].get("accelerator")) not in ("gpu", "cuda"):
+        yield f"trainer.accelerator: DeepSpeed trains on GPUs of NVIDIA alone; set it to gpu; received {received!r}"
+    if points and is_deepspeed:
+        yield (
+            "callbacks.resume_points: DeepSpeed saves in a format of its own, from which a run cannot go on with the same bits; leave it "
+            "out, as in '~callbacks.resume_points', or take trainer=fsdp"
+        )
+    if points and points[0].get("background") and isinstance(strategy, dict) and strategy.get("sharded_checkpoints"):
+        yield (
+            "callbacks.resume_points.background: all processes write a checkpoint in parts together, and none in the background; "
+            "set it to false, or trainer.strategy.sharded_checkpoints=false"
+        )
 
 
 def _missing_package(definition: Definition, choice: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ Ray gives the processes and tells them of one another; the training in them is t
 and the signals that ask it to stop, go through files in the run's folder, which all machines of the cluster must see.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,12 +76,13 @@ def launch(settings: Settings, job: dict[str, Any], train: Train) -> float | Non
         received.append(number)
         (place / STOP).write_text(str(number))
 
-    before = {number: signal.signal(number, passed_on) for number in SIGNALS} if _is_main() else {}
     try:
-        error = _watched(settings, job, train, place)
+        with _cluster(settings["trainer"]):
+            before = {number: signal.signal(number, passed_on) for number in SIGNALS} if _is_main() else {}
+            error = _watched(settings, job, train, place)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         shutil.rmtree(place, ignore_errors=True)
     results = read_results(folder)
     if received and results.get("status") != "completed":
@@ -121,48 +123,64 @@ def _say(lines: list[str]) -> None:
         log.log(level, "%s", text)
 
 
-def _fit(settings: Settings, job: dict[str, Any], train: Train, place: Path) -> None:
-    """Start Ray, or join the cluster that is there, and have it train."""
+@contextlib.contextmanager
+def _cluster(trainer: Settings) -> Iterator[None]:
+    """Start Ray here, or join the cluster that is there; in the main thread, as Ray handles signals until others do.
+
+    Raises:
+        UserError: where no cluster answers.
+    """
     os.environ |= {key: value for key, value in QUIET.items() if key not in os.environ}
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    began, address = not ray.is_initialized(), os.environ.get("RAY_ADDRESS")
+    workers = _number(trainer["devices"]) * trainer["strategy"]["cpus_per_worker"]
+    own = {} if address else {"num_cpus": max(os.cpu_count() or 1, workers), "include_dashboard": False}
+    try:
+        if began:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"no cluster at RAY_ADDRESS={address}" if address else "Ray does not start"
+        raise UserError(f"trainer=ray: {where}: {str(error).splitlines()[0][:160]}") from error
+    try:
+        yield
+    finally:
+        if began:
+            ray.shutdown()
+
+
+def _fit(settings: Settings, job: dict[str, Any], train: Train, place: Path) -> None:
+    """Have the cluster train.
+
+    Raises:
+        UserError: for more workers than it has room for.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = settings["trainer"]
-    asked, cpus = trainer["devices"], trainer["strategy"]["cpus_per_worker"]
-    own = "RAY_ADDRESS" not in os.environ
-    local = {"num_cpus": max(os.cpu_count() or 1, _number(asked) * cpus), "include_dashboard": False} if own else {}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    began = not ray.is_initialized()
-    if began:
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"trainer=ray: no cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: {str(error).splitlines()[0][:160]}"
-            ) from error
-    try:
-        there = ray.cluster_resources()
-        on_gpus = trainer["accelerator"] != "cpu" and there.get("GPU", 0) >= 1
-        number = _number(asked) or int(there.get("GPU", 1) if on_gpus else 1)
-        kind, each = ("GPU", 1) if on_gpus else ("CPU", cpus)
-        if there.get(kind, 0) < number * each:
-            raise UserError(
-                f"trainer.devices: {number} processes with {each} {kind} each are asked for, and the Ray cluster has "
-                f"{there.get(kind, 0):g}"
-            )
-        arguments = {"settings": settings, "job": job, "place": str(place), "directory": os.getcwd(), "words": sys.argv}
-        TorchTrainer(
-            _worker,
-            train_loop_config=arguments | {"train": train},
-            # a group of ours takes its place, for which it tells where to meet
-            torch_config=TorchConfig(backend="gloo", timeout_s=int(trainer["join_timeout_s"]) + 1),
-            scaling_config=ScalingConfig(num_workers=number, use_gpu=on_gpus, resources_per_worker={"CPU": cpus}),
-            run_config=RunConfig(name="run", storage_path=str(place), failure_config=FailureConfig(max_failures=0)),
-        ).fit()
-    finally:
-        if began:
-            ray.shutdown()
+    there, cpus = ray.cluster_resources(), trainer["strategy"]["cpus_per_worker"]
+    on_gpus = trainer["accelerator"] != "cpu" and there.get("GPU", 0) >= 1
+    number = _number(trainer["devices"]) or int(there["GPU"] if on_gpus else 1)
+    kind, each = ("GPU", 1) if on_gpus else ("CPU", cpus)
+    if there.get(kind, 0) < number * each:
+        raise UserError(
+            f"trainer.devices: {number} processes with {each} {kind} each are asked for, and the Ray cluster has "
+            f"{there.get(kind, 0):g}"
+        )
+    arguments = {"settings": settings, "job": job, "place": str(place), "directory": os.getcwd(), "words": sys.argv}
+    TorchTrainer(
+        _worker,
+        train_loop_config=arguments | {"train": train},
+        # its group only tells where to meet; ours takes its place
+        torch_config=TorchConfig(backend="gloo", timeout_s=int(trainer["join_timeout_s"]) + 1),
+        scaling_config=ScalingConfig(
+            num_workers=number, use_gpu=on_gpus, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if on_gpus else {})
+        ),
+        run_config=RunConfig(name="run", storage_path=str(place), failure_config=FailureConfig(max_failures=0)),
+    ).fit()
 
 
 def _number(devices: Any) -> int:

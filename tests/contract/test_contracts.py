@@ -288,7 +288,7 @@ def test_loggers_alone(command, option):
     assert outcome.code == 0, outcome.text
 
 
-@pytest.mark.parametrize("option", [o for o in options("trainer") if o != "gpu"])
+@pytest.mark.parametrize("option", [o for o in options("trainer") if o not in ("gpu", "ray", "deepspeed")])
 def test_trainers(command, option):
     outcome = command(f"trainer={option}", "data=iris", *([] if option == "one_batch" else ["trainer.max_epochs=1"]))
     assert outcome.code == 0, outcome.text
