@@ -107,20 +107,17 @@ def test_a_signal_stops_it_in_good_order(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=csv", "data.path=rows.csv", "data.target=y"], "rows.csv line 2, column a: the value is missing"),
-        (["trainer.devices=2", "trainer.strategy.cpus_per_worker=1", "RAY"], "trainer=ray: no cluster at RAY_ADDRESS="),
+        (["data=csv", "data.path=rows.csv", "data.target=y"], "rows.csv line 2, column 'a': the cell is empty"),
+        (["data=iris", "RAY"], "trainer=ray: no cluster at RAY_ADDRESS="),
     ],
 )
 def test_what_a_worker_refuses_is_told_once(tmp_path, monkeypatch, words, message):
     (tmp_path / "rows.csv").write_text("a,y\n,0\n1,1\n" * 20)
     if "RAY" in words:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-        monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
-        monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "1")
     words = [word for word in words if word != "RAY"]
     text = trained(tmp_path, "trainer=ray", "trainer.devices=2", *words, code=1)
     assert "Traceback" not in text
-    print(text)
     assert text.count(message) == 1
 
 

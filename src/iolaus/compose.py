@@ -91,6 +91,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
 
     def job(config: DictConfig) -> Any:
         try:
+            if slurm.goes_on(Path(config.output_dir)):
+                return resume(Path(config.output_dir), [], list(config.get("allow") or []))
             check_job(config)
             import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)

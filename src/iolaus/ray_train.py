@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ log = logging.getLogger("iolaus")
 PLACE = ".ray"  # in the run's folder, while it is trained
 LINES, STOP = "lines", "stop"  # files in it
 TICK_S = 0.2
+KNOCK_S = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # which would tell Ray's makers of every cluster
@@ -139,8 +141,9 @@ def _cluster(trainer: Settings) -> Iterator[None]:
     own = {} if address else {"num_cpus": max(os.cpu_count() or 1, workers), "include_dashboard": False}
     try:
         if began:
+            _knock(address or "")
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"no cluster at RAY_ADDRESS={address}" if address else "Ray does not start"
         raise UserError(f"trainer=ray: {where}: {str(error).splitlines()[0][:160]}") from error
     try:
@@ -148,6 +151,17 @@ def _cluster(trainer: Settings) -> Iterator[None]:
     finally:
         if began:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Reach a cluster's machine, for which Ray would wait more than a minute.
+
+    Raises:
+        OSError: where nothing answers.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _fit(settings: Settings, job: dict[str, Any], train: Train, place: Path) -> None:

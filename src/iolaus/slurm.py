@@ -37,6 +37,16 @@ def earlier_run() -> Path | None:
     return folder if (folder / "config.yaml").exists() else None
 
 
+def by_submitit() -> bool:
+    """Whether submitit has started this process: its words name a file of its own, and not what is to be done."""
+    return Path(sys.argv[0]).name == "_submit.py"
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether a job of submitit was queued again after it had begun the run in this folder."""
+    return by_submitit() and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and (folder / "config.yaml").exists()
+
+
 def requeue() -> None:
     """Ask SLURM to queue this job again; does nothing outside SLURM."""
     job = os.environ.get("SLURM_JOB_ID")

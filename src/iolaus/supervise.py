@@ -15,7 +15,7 @@ from types import FrameType
 
 from omegaconf import DictConfig
 
-from iolaus import ranks
+from iolaus import ranks, slurm
 from iolaus.errors import UserError
 from iolaus.runs import note_results, read_results
 from iolaus.sweep import jobs
@@ -72,7 +72,7 @@ def nodes(config: DictConfig) -> int:
     return 1 if config.trainer.num_nodes == "auto" else int(config.trainer.num_nodes)
 
 
-def supervise(config: DictConfig, words: Sequence[str]) -> float | None:
+def supervise(config: DictConfig, words: Sequence[str], overrides: Sequence[str]) -> float | None:
     """Start a process for each device of this machine, each with the command that this one was started with, and watch them.
 
     A signal is passed on to them; where one fails or is killed, the others end within ten seconds.
@@ -80,6 +80,7 @@ def supervise(config: DictConfig, words: Sequence[str]) -> float | None:
     Args:
         config: checked.
         words: to add to the command: the run's folder.
+        overrides: of the job; they are the command where submitit has started this process, whose own words tell nothing.
 
     Returns:
         the objective's best value.
@@ -88,7 +89,7 @@ def supervise(config: DictConfig, words: Sequence[str]) -> float | None:
         UserError: for a process that was killed, with how to go on.
         SystemExit: with the code of those that ended otherwise than well; they have told why.
     """
-    command = [*_command(), *words]
+    command = [*_command(config, words, overrides), *words]
     inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # which this one has set
     processes = [
         subprocess.Popen(command, env=inherited | more, preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL)
@@ -155,9 +156,12 @@ def _passed_on(processes: list[subprocess.Popen]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _command() -> list[str]:
-    """The command that this process was started with, without a folder."""
+def _command(config: DictConfig, added: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The command that this process was started with, without a folder; one that goes on adds no folder to it."""
     script, *words = sys.argv
+    if slurm.by_submitit():
+        words = list(overrides) if added else [f"resume={config.output_dir}"]
+        return [sys.executable, os.environ.get("IOLAUS_SCRIPT", "train.py"), *words]
     if Path(script).name == "__main__.py":
         return [sys.executable, "-m", "iolaus", *words]
     return [sys.executable, script, *(word for word in jobs.typed or words if not word.startswith("output_dir="))]

@@ -27,7 +27,7 @@ def train(config: DictConfig, job: Job) -> float | None:
     if ray_train.is_due(plain(config)):
         return ray_train.launch(plain(config), asdict(job) | {"changed": job.changed()}, train_in_worker)
     if is_due(config):
-        return supervise(config, [] if job.resumed else [f'hydra.run.dir="{config.output_dir}"'])
+        return supervise(config, [] if job.resumed else [f'hydra.run.dir="{config.output_dir}"'], job.overrides)
     config = _agreed(config, job)
     if job.resumed:
         _keep_batches(config)
