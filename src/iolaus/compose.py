@@ -37,7 +37,7 @@ from iolaus.data.sniff import SETTINGS, told_by_file
 from iolaus.defaults import changed_by
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
-from iolaus.resume import resume
+from iolaus.resume import prepare, resume
 from iolaus.rules import GROUPS
 from iolaus.runs import Job
 from iolaus.startup import import_lightning, quick_yaml
@@ -92,7 +92,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     def job(config: DictConfig) -> Any:
         try:
             if slurm.goes_on(Path(config.output_dir)):
-                return resume(Path(config.output_dir), [], list(config.get("allow") or []))
+                return _go_on(config)
             check_job(config)
             import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)
@@ -130,6 +130,15 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _go_on(config: DictConfig) -> float | None:
+    """Inside a job of submitit that was queued again: go on with its run."""
+    settings, job = prepare(Path(config.output_dir), [], list(config.get("allow") or []))
+    import_lightning()
+    from iolaus.train import train
+
+    return train(settings, job)
 
 
 def _placed(argv: list[str]) -> list[str]:
