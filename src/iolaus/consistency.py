@@ -15,6 +15,7 @@ from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
+WANT_WHOLE_WEIGHTS = {"Averaging", "Curvature", "Histograms", "GradientNorm", "Embeddings", "Samples", "Graph"}
 SPARSE = ("torch.optim.SparseAdam", "torch.optim.SGD", "torch.optim.Adagrad")  # which take sparse gradients
 
 PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")  # of an address
@@ -245,8 +246,9 @@ def _processes(config: Node) -> Iterator[str]:
     if config["stages"] == ["study"]:
         yield "stages: a study is done by one process; set trainer.devices=1"
     is_sharded = str(_target_of(trainer.get("strategy"))).endswith((".FullySharded", ".ModelParallelStrategy"))
-    if is_sharded and (found := together & {"Averaging", "Curvature"}):
-        yield f"trainer=fsdp: {' and '.join(sorted(found))} among the callbacks wants whole weights in each process; take trainer=ddp"
+    if is_sharded and (found := together & WANT_WHOLE_WEIGHTS):
+        names = " and ".join(sorted(found))
+        yield f"trainer=fsdp: {names} among the callbacks wants whole weights in a process; leave it out, or take trainer=ddp"
 
 
 def _mismatches(here: ranks.Place, trainer: Node, number: Any) -> Iterator[str]:
