@@ -220,6 +220,7 @@ def test_a_failed_run_says_so_in_its_results(command):
     assert "lower optim.lr" in outcome.results["error"]
 
 
+@pytest.mark.slow
 def test_what_is_not_wrong_but_told(command, tmp_path):
     """A batch that holds all rows, and a test loss that extreme values make infinite."""
     assert "so an epoch is one step" in command("data=wine", "data.batch_size=500", "trainer.max_epochs=1").text
