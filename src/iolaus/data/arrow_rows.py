@@ -160,8 +160,7 @@ class ArrowRows:
         if self.target_kind == "real":
             if (kind := kind_of(array.type)) not in ("number", "array"):
                 raise UserError(
-                    f"data.target: {where(0)} column {self.target!r} holds {array.type}, no amounts; for labels choose "
-                    "task=classification"
+                    f"{where(0)} column {self.target!r}: holds {array.type}, no amounts; for labels choose task=classification"
                 )
             lists = ArrowRows([self.target], None, "table", None, "real")
             return lists._array(array, where) if kind == "array" else _numbers({self.target: array}, where)
@@ -249,7 +248,7 @@ def _whole(array: Any, name: str, where: Where) -> torch.Tensor:
     """Labels that are 0, 1, ... already."""
     if kind_of(array.type) != "number":
         raise UserError(
-            f"data.target: {where(0)} column {name!r} holds {array.type}, and with data.num_classes labels are 0, 1, ...; "
+            f"{where(0)} column {name!r}: holds {array.type}, and with data.num_classes labels are 0, 1, ...; "
             "leave num_classes out, or give data.class_names"
         )
     values = np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64)

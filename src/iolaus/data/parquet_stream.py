@@ -13,7 +13,7 @@ from iolaus.data.stream_order import Block
 from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
 from iolaus.errors import UserError, did_you_mean
 
-BATCH_BYTES = 4 * 2**20  # that are decoded at once
+BATCH_BYTES = 2 * 2**20  # that are decoded at once
 MOST_ROWS = 4_096
 FOOTERS = 64  # of files that are kept
 
@@ -21,7 +21,7 @@ FOOTERS = 64  # of files that are kept
 class ParquetStream(StreamedData):
     """Rows of Parquet files: columns of numbers, or one column of arrays or of encoded images, and a column to predict.
 
-    A shard is a row group, of which at most 4 MiB are decoded at once; where a run goes on, groups that come before are not read.
+    A shard is a row group, of which about 2 MiB are decoded at once; where a run goes on, groups that come before are not read.
 
     Args:
         path: a file, a folder of them, one with folders train, val, test, or a pattern.
@@ -172,7 +172,8 @@ class ParquetReader:
             footer = self._footer(shard.path)
             group = footer.row_group(shard.part)
             size = BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)
-            with parquet.ParquetFile(shard.path, metadata=footer, buffer_size=2**20) as file:
+            # without pre_buffer, by which a whole row group would be held
+            with parquet.ParquetFile(shard.path, metadata=footer, buffer_size=2**20, pre_buffer=False) as file:
                 at = 0
                 for batch in file.iter_batches(
                     min(max(size, 1), MOST_ROWS), [shard.part], columns=names, use_threads=False

@@ -86,20 +86,37 @@ class Rows:
         self.blocks = blocks
         self.left: Block | None = None
 
+    def next(self, count: int) -> Block:
+        """Up to `count` rows of the next block, or of what is left of the last one; none at the end."""
+        block = self.left if self.left is not None else next(self.blocks, None)
+        if block is None:
+            return ()
+        self.left = tuple(part[count:] for part in block) if len(block[0]) > count else None
+        return tuple(part[:count] for part in block)
+
     def take(self, count: int) -> Block:
         """The next `count` rows; fewer only at the end."""
         parts: list[Block] = []
-        while count > 0:
-            block = self.left if self.left is not None else next(self.blocks, None)
-            if block is None:
-                break
-            size = len(block[0])
-            parts.append(tuple(part[:count] for part in block))
-            self.left = tuple(part[count:] for part in block) if size > count else None
-            count -= min(size, count)
+        while count > 0 and (block := self.next(count)):
+            parts.append(block)
+            count -= len(block[0])
         if len(parts) == 1:
             return parts[0]
         return tuple(torch.cat(together) for together in zip(*parts, strict=True))
+
+
+def shuffled(rows: Rows, order: torch.Tensor) -> Block:
+    """The next rows in an order, each put at its place when it comes: they are held once."""
+    places = torch.empty_like(order)
+    places[order.long()] = torch.arange(len(order), dtype=order.dtype)
+    whole: Block = ()
+    filled = 0
+    while filled < len(order) and (block := rows.next(len(order) - filled)):
+        whole = whole or tuple(part.new_empty((len(order), *part.shape[1:])) for part in block)
+        for target, source in zip(whole, block, strict=True):
+            target[places[filled : filled + len(source)].long()] = source
+        filled += len(block[0])
+    return whole
 
 
 @dataclass(frozen=True)
@@ -129,9 +146,8 @@ class Stream:
         total = len(self.spans)
         while begin < total:
             end = min(self.first + number * self.buffer, total)
-            block = rows.take(end - begin)
-            order = permutation(end - begin, *self.key, number)[max(position - begin, 0) :]
-            yield tuple(part[order] for part in block)
+            block = shuffled(rows, permutation(end - begin, *self.key, number))
+            yield tuple(part[max(position - begin, 0) :] for part in block)
             begin, number = end, number + 1
 
     def _read(self, read: Read, position: int) -> Iterator[Block]:

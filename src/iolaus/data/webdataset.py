@@ -115,7 +115,17 @@ class WebDataset(StreamedData):
             yield from new_images(source, self.item_shape or (3, *(self.size or (64, 64))), self.transforms)
             return
         reader = TarReader(
-            *(self.inputs, None, self.target_kind, self.input_kind, None, self.size, self.channels, self.transform, None)
+            *(
+                self.inputs,
+                None,
+                self.target_kind,
+                self.input_kind,
+                None,
+                self.size,
+                self.channels,
+                self.transform,
+                None,
+            )
         )
         try:
             for (inputs,) in reader.blocks(source, 0, 0, None):
@@ -295,7 +305,9 @@ def _told(file: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"data.path: {file} cannot be read as a tar file: {error}; it is damaged, or compressed") from None
+        raise UserError(
+            f"data.path: {file} cannot be read as a tar file: {error}; it is damaged, or compressed"
+        ) from None
     except ValueError as error:  # as webdataset has them
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"data.path: {file} cannot be read as a tar file of samples: {reason}") from None
