@@ -24,7 +24,8 @@ train: $(READY)  ## train with the defaults: digits, a multilayer perceptron, Ad
 test: $(READY)  ## the tests, under five minutes on two cores (ARGS="-k csv" adds options)
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-test-all: $(READY)  ## the tests, the slow ones too
+test-all: $(READY)  ## the tests, the slow ones too, and the packages that only these need
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all]'
 	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(ARGS)
 
 check: $(READY)  ## formatting, lint and types
@@ -37,7 +38,7 @@ format: $(READY)  ## format and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## the benchmarks, one after another; they print ratios
-	set -e; for name in startup step evaluate growth reliability curvature sweep; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	set -e; for name in startup step evaluate growth reliability curvature sweep callbacks; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## remove the environment and caches; outputs/ and data/ stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info

@@ -15,7 +15,7 @@ from iolaus.train import train
 
 def main(config: DictConfig) -> float | None:
     """Build, fit, test, report, on settings that are composed and checked; return the objective's best value."""
-    return train(config, this_job())
+    return train(config, this_job(config))
 
 
 if __name__ == "__main__":

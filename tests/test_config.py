@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from conftest import CONF, ROOT, composed, options, read_yaml
@@ -40,6 +41,7 @@ MORE = {
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],
 }
+SERVICES = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml"}  # loggers, and their packages
 EVERY = [f"{g}={o}" for g in sorted(GROUPS) for o in options(g) if o != "auto" or g == "trainer"]
 
 
@@ -47,7 +49,13 @@ EVERY = [f"{g}={o}" for g in sorted(GROUPS) for o in options(g) if o != "auto" o
 def test_every_option_composes_and_checks(choice):
     group, _, option = choice.partition("=")
     must_be_given = [k for k, v in read_yaml(CONF / group / f"{option}.yaml").items() if v == "???"]
-    check(composed(choice, *MORE.get(choice, [f"{group}.{key}=." for key in must_be_given])))
+    config = composed(choice, *MORE.get(choice, [f"{group}.{key}=." for key in must_be_given]))
+    package = SERVICES.get(option) if group == "logger" else None
+    if package is not None and find_spec(package) is None:  # of those that not all have
+        with pytest.raises(ConfigError, match=f"the package {package} is not installed; pip install"):
+            check(config)
+        return
+    check(config)
 
 
 @pytest.mark.parametrize(

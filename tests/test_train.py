@@ -24,6 +24,7 @@ RESULT_KEYS = {
         "choices",
         "seed",
         "task",
+        "processes",
         "metrics",
         "objective",
         "best_epoch",

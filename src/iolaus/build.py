@@ -141,11 +141,12 @@ def _of_processes(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with what only the number of processes tells; the saved ones do not say it, as a run may go on with another number."""
     parts = copy.deepcopy(settings)
     _scale_rates(parts)
-    if ranks.count() == 1 and str(_target(parts["trainer"].get("strategy"))).startswith("iolaus.strategy."):
+    strategy = str(_target(parts["trainer"].get("strategy")))
+    if ranks.count() == 1 and strategy.startswith("iolaus.strategy."):
         parts["trainer"]["strategy"] = "auto"  # one alone has nothing to average or to share
-    elif str(_target(parts["trainer"].get("strategy"))).endswith(".FullySharded") and parts["optim"].get("fused"):
-        if parts["optim"]["_target_"] not in FUSED_ON_SHARDS:
-            parts["optim"]["fused"] = None
+    is_fused = parts["optim"].get("fused") and parts["optim"]["_target_"] not in FUSED_ON_SHARDS
+    if is_fused and strategy.endswith(".FullySharded"):
+        parts["optim"]["fused"] = None
     return parts
 
 

@@ -13,18 +13,26 @@ def outcome(results: dict[str, Any]) -> str:
     """What a run came to: the table of its metrics, or the numbers of a study, and its objective."""
     if "study" in results["metrics"]:
         return "\n".join(
-            [results["name"], *(f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items())]
+            [
+                str(results.get("name")),
+                *(f"  {name}: {value:.6g}" for name, value in results["metrics"]["study"].items()),
+            ]
         )
     best, objective = results["best_epoch"], results["objective"]
     epoch = f"epoch {best}, the best of {results['epochs']}" if best else f"after {results['epochs']} epochs"
-    lines = [table_text(f"{results['name']}: {epoch}", best_columns(results))]
-    if objective["value"] is not None:
+    lines = [table_text(f"{results.get('name', 'a run')}: {epoch}", best_columns(results))]
+    if objective.get("value") is not None:
         lines.append(f"objective: {objective['monitor']} {objective['value']:.6g}")
     return "\n".join(lines)
 
 
 def next_steps(
-    results: dict[str, Any], folder: Path, has_tensorboard: bool, is_resumable: bool, is_testable: bool
+    results: dict[str, Any],
+    folder: Path,
+    has_tensorboard: bool,
+    services: list[str],
+    is_resumable: bool,
+    is_testable: bool,
 ) -> str:
     """Where everything is, and what one may do next.
 
@@ -32,6 +40,7 @@ def next_steps(
         results: as in results.json.
         folder: the run's.
         has_tensorboard: whether there is something for it to show.
+        services: the commands that show the run at the services that it is logged to.
         is_resumable: whether the run can go on.
         is_testable: whether its data have a test split.
     """
@@ -44,6 +53,7 @@ def next_steps(
     if has_tensorboard:
         logdir = shlex.quote(os.path.relpath(folder.parent)) if folder.parent != Path.cwd() else place
         steps.append(f"  tensorboard --logdir {logdir}")
+    steps += [f"  {command}" for command in services]
     if results["status"] == "interrupted" and is_resumable:
         steps.append(f"  iolaus resume {place}")
     if results["checkpoint"] and is_testable:

@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus import ranks, slurm
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
+from iolaus.defaults import changed_by
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import resume
@@ -41,8 +42,11 @@ from iolaus.rules import GROUPS
 from iolaus.runs import Job
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
+from iolaus.tables import short
+from iolaus.terminal import RESULT, nobody_reads, tree, write_leniently
 
 TASKS = {"class": "classification", "real": "regression"}
+LOGGING = ("job_logging", "hydra_logging")  # of a job, and of what starts it
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
 
 
@@ -77,9 +81,12 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     Args:
         main: takes the settings and returns the objective; the options stand in the folder `conf` beside its file.
     """
+    write_leniently()
+    quiet = "-q" in sys.argv
     verbose = "-v" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1"
     sys.path.append(os.getcwd())  # the user's own packages
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are told here
+    os.environ["IOLAUS_SCRIPT"] = sys.argv[0]  # for jobs that another program starts
     conf = Path(inspect.getfile(main)).resolve().parent / "conf"
 
     def job(config: DictConfig) -> Any:
@@ -100,12 +107,21 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     try:
         sys.argv = _going_on(_friendly(_placed(_begun(sys.argv))))
         if (earlier := _earlier(sys.argv)) is not None:
-            resume(*earlier)
+            resume(*earlier, quiet)
             return
+        wants_tree = "--tree" in sys.argv
+        sys.argv = [word for word in sys.argv if word != "--tree"]
         arguments = get_args_parser().parse_args()
         if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
             sys.argv += settle(arguments, conf)
+            if wants_tree:
+                print(_tree(get_args_parser().parse_args(), conf))
+                return
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
+        sys.exit(141)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if ranks.tells(error):
             print(_message(error, verbose), file=sys.stderr)
@@ -161,8 +177,9 @@ def _message(error: Exception, verbose: bool) -> str:
 
 
 def _friendly(argv: list[str]) -> list[str]:
-    """`-v` and `--info` are ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
-    words = ["stages=[info]" if a == "--info" else a for a in argv if a != "-v"]
+    """`-v`, `-q` and `--info` are ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
+    words = ["stages=[info]" if a == "--info" else a for a in argv if a not in ("-v", "-q")]
+    words += [f"hydra.{part}.handlers.console.level={RESULT}" for part in LOGGING if "-q" in argv]
     place = "hydra.sweep.dir" if {"-m", "--multirun"} & set(words) else "hydra.run.dir"
     for i, word in enumerate(words):
         if word.startswith("output_dir="):
@@ -183,7 +200,7 @@ def _begun(argv: list[str]) -> list[str]:
     """The words of the command; of `resume=SWEEP` those that the sweep was begun with, in its folder."""
     named = [word.removeprefix("resume=").strip("'\"") for word in argv[1:] if word.startswith("resume=")]
     if not named or not (Path(named[-1]) / jobs.PLAN).exists():
-        jobs.typed[:] = argv[1:]
+        jobs.typed[:] = [word for word in argv[1:] if word not in ("-v", "-q")]
         return argv
     if len(argv) > 2:
         raise UserError(f"resume={named[-1]}: a sweep goes on as it was begun, without other settings")
@@ -206,11 +223,11 @@ def check_job(config: DictConfig) -> None:
     check(config, _choices(settings), _folders(settings))
 
 
-def this_job() -> Job:
-    """What was asked for, inside a job."""
+def this_job(config: DictConfig) -> Job:
+    """What was asked for, inside a job with these settings."""
     settings = HydraConfig.get()
     chosen = {g: c for g, c in _choices(settings).items() if g in GROUPS and c is not None}
-    return Job(list(settings.overrides.task), chosen)
+    return Job(list(settings.overrides.task), chosen, changed=changed_by(settings, config))
 
 
 def _choices(settings: Any) -> dict[str, Any]:
@@ -254,6 +271,29 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
             f"task: the jobs of this sweep need different tasks; say task={' or task='.join(TASKS.values())}"
         )
     return list(told.pop()) if told else []
+
+
+def _tree(arguments: argparse.Namespace, conf: Path) -> str:
+    """The settings of a command as a tree, with a note where one is not the default."""
+    if arguments.multirun:
+        raise UserError("--tree: shows the settings of one run; leave out -m, and what it varies")
+    folder = str(Path(arguments.config_path).resolve()) if arguments.config_path else str(conf)
+    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
+    with initialize_config_dir(folder, version_base="1.3"):
+        config = Composer(arguments.config_name or "config", extra)(arguments.overrides, hydra=True)
+        HydraConfig.instance().set_config(config)
+        settings = config.hydra
+        with open_dict(config):
+            config.pop("hydra")
+            config.output_dir = "outputs"  # Hydra knows it once the job starts
+        changed = changed_by(settings, config)() or {}
+    notes = {
+        key: f"default {short(told['default'])}" if "default" in told else "added" for key, told in changed.items()
+    }
+    for group, choice in _choices(settings).items():
+        if group in GROUPS and choice is not None:
+            notes[group] = f"{choice}, {notes[group]}" if group in notes else str(choice)
+    return tree(str(config.name), plain(config), notes)
 
 
 def _swept(overrides: list[str], composer: "Composer") -> list[str]:

@@ -1,5 +1,6 @@
 """Settings that are right each and must also fit together: parts and data, objective and metrics, files and folders."""
 
+import importlib.machinery
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
 SPARSE = ("torch.optim.SparseAdam", "torch.optim.SGD", "torch.optim.Adagrad")  # which take sparse gradients
+
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")  # of an address
 
 
 def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> Iterator[str]:
@@ -34,8 +37,10 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _cycled_momentum(config)
     yield from _parameter_groups(config["optim"])
     yield from _study(config)
+    yield from _finders(config)
     yield from _folds(config["data"])
     yield from _processes(config)
+    yield from _loggers(config.get("logger") or {})
     if config["data"].get("transforms") and config["data"].get("input_kind") != "image":
         yield "data.transforms: are for images, and the data have none"
     if folders:  # and not for a run that exists: it has its weights
@@ -62,11 +67,18 @@ def misfits(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> I
 
 
 def _averaging(config: Node) -> Iterator[str]:
-    """An average that begins after the end."""
+    """An average that begins after the end, or beside another."""
     epochs = config["trainer"].get("max_epochs")
-    for name, node in (config.get("callbacks") or {}).items():
-        is_averaging = isinstance(node, dict) and str(node.get("_target_", "")).endswith(".Averaging")
-        if is_averaging and isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
+    nodes = {name: node for name, node in (config.get("callbacks") or {}).items() if isinstance(node, dict)}
+    averages = {name: node for name, node in nodes.items() if str(node.get("_target_", "")).endswith(".Averaging")}
+    if len(averages) > 1:
+        names = list(averages)
+        yield (
+            f"callbacks: {' and '.join(names)} each test and keep weights that they average, and a run can keep one average; "
+            f"leave all but one out, as in ~callbacks.{names[-1]}"
+        )
+    for name, node in averages.items():
+        if isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
             yield (
                 f"callbacks.{name}.start: averaging after {node['start']} epochs never begins with trainer.max_epochs={epochs}; "
                 "set fewer, or a share such as 0.75"
@@ -255,6 +267,27 @@ def _target_of(node: Any) -> Any:
     return node.get("_target_") if isinstance(node, dict) else None
 
 
+def _loggers(loggers: Node) -> Iterator[str]:
+    """Loggers whose package is not there, and passwords where they would be saved."""
+    for name, node in loggers.items():
+        definition = find(str(node.get("_target_"))) if isinstance(node, dict) else None
+        if not isinstance(definition, Definition):
+            continue
+        package = attribute(definition, "package")
+        if isinstance(package, str) and package and not _is_installed(package):
+            extra = attribute(definition, "extra")
+            yield f"logger={name}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
+        for key, value in node.items():
+            if isinstance(value, str) and PASSWORD.search(value):
+                yield f"logger.{name}.{key}: has a password in it, which config.yaml would keep; give it by the environment"
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package can be imported; folders of its name, such as wandb/ beside the runs, are none."""
+    spec = importlib.machinery.PathFinder.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
 def _study(config: Node) -> Iterator[str]:
     """A study is a stage of its own."""
     is_stage = "study" in config["stages"]
@@ -264,6 +297,17 @@ def _study(config: Node) -> Iterator[str]:
         yield f"stages: study goes with stages=[study], which is what study=NAME sets; received {config['stages']!r}"
 
 
+def _finders(config: Node) -> Iterator[str]:
+    """A rate can be looked for where there is one, and it is what the steps depend on."""
+    optim = config["optim"]
+    name = str(optim.get("_target_")).rpartition(".")[2]
+    if "lr_find" in config["stages"]:
+        if not isinstance(optim.get("lr"), int | float):
+            yield f"stages: lr_find looks for optim.lr, which {name} does not have; choose another optimizer, or leave lr_find out"
+        elif name == "Rprop":
+            yield "stages: lr_find tells nothing of Rprop, whose rate is that of its first step alone; leave it out"
+
+
 def _source(config: Node) -> Iterator[str]:
     """The run that first weights are taken from."""
     source, partial = config.get("init_from"), config.get("init_partial")
@@ -271,7 +315,9 @@ def _source(config: Node) -> Iterator[str]:
         yield f"init_partial: must be true or false; received {partial!r}"
     if source is None:
         return
-    if not isinstance(source, str) or not Path(source).exists():
+    if source == "":
+        yield "init_from: names nothing; give a run's folder or a checkpoint, as in init_from=outputs/first, or leave it out"
+    elif not isinstance(source, str) or not Path(source).exists():
         yield f"init_from: {source} does not exist  (working directory: {Path.cwd()})"
     elif Path(source).is_dir() and not list(Path(source, "checkpoints").glob("*.ckpt")):
         yield f"init_from: {source} is no folder of a run that kept its weights, it has no checkpoints/*.ckpt"

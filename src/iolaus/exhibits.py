@@ -33,6 +33,7 @@ class Curves:
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         lowest: where the upright axis begins; None: at the least value.
         errors: for some names (N,), how far the truth may be from the curve; drawn as a band.
+        marks: places along the first axis, by name; drawn as upright lines.
     """
 
     x: Any
@@ -42,6 +43,7 @@ class Curves:
     log: str = ""
     lowest: float | None = None
     errors: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ class Animation:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Images in rows of eight.
+
+    Args:
+        pixels: (N, C, H, W), bytes or any floats, which are shown from their least to their largest value.
+        titles: above each of them, of one line or more.
+    """
+
+    pixels: Any
+    titles: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Audio:
     """A sound.
 
@@ -106,4 +121,4 @@ class Audio:
     rate_hz: int
 
 
-Exhibit = Text | Table | Curves | Heatmap | Points | Animation | Audio
+Exhibit = Text | Table | Curves | Heatmap | Points | Animation | Images | Audio

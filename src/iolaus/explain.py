@@ -11,6 +11,18 @@ from iolaus.errors import did_you_mean
 from iolaus.signature import Definition, find, signature
 
 UNREADABLE = "not understood"
+# Options that one looks for and that are not there: why, and what to do.
+ABSENT = {
+    "logger=neptune": "Neptune's service has ended, in March 2026; choose wandb, mlflow, comet or tensorboard",
+    **{
+        f"hydra/launcher={name}": f"the package {package} is not installed; pip install 'iolaus[launchers]'"
+        for package, names in {
+            "hydra-joblib-launcher": ("joblib",),
+            "hydra-submitit-launcher": ("submitit_local", "submitit_slurm", "slurm"),
+        }.items()
+        for name in names
+    },
+}
 
 
 def explain(error: Exception, override: str, accepted: Callable[[], DictConfig]) -> str:
@@ -24,12 +36,16 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
     if isinstance(error, OverrideParseException):
         return unreadable(override)
     key, _, value = override.lstrip("+~").partition("=")
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        option = str(error.missing_cfg_file).rsplit("/", 1)[-1]
+    loader = GlobalHydra.instance().config_loader()
+    missing = str(error.missing_cfg_file) if isinstance(error, MissingConfigException) else ""
+    if isinstance(error, MissingConfigException) and (error.options is not None or missing.startswith(f"{key}/")):
+        option = missing.rsplit("/", 1)[-1]
+        error.options = error.options or loader.get_group_options(key)  # Hydra tells none for an option in a list
+        if (reason := ABSENT.get(f"{key}={option}")) is not None:
+            return f"{key}={value}: {reason}"
         options = [o for o in error.options if o != "auto"] or error.options
         near = did_you_mean(option, options)
         return f"{key}={value}: there is no {key} {option!r}{near}  (there are: {', '.join(options)})"
-    loader = GlobalHydra.instance().config_loader()
     if value == "null" and key in loader.list_groups(""):
         return f"{override}: choose an option, or nothing with {key}=[] where a run can go without"
     if "Could not override" not in str(error) and "Could not delete" not in str(error):

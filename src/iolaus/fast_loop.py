@@ -75,7 +75,9 @@ class FastEpochLoop(_TrainingEpochLoop):
         self._task: Any = task
         # DDP's own forward pass, around the step, tells it that gradients are to be averaged in the backward pass.
         is_alone = trainer.strategy.model is task
-        self._training_step = task.training_step if is_alone else trainer.strategy.training_step
+        self._training_step: Callable[[Any, int], Any] = (
+            task.training_step if is_alone else trainer.strategy.training_step
+        )
         self._device = trainer.strategy.root_device
 
     def _is_plain(self, data_fetcher: _DataFetcher) -> bool:

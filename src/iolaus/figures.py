@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iolaus.exhibits import Animation, Curves, Heatmap, Points
+from iolaus.exhibits import Animation, Curves, Heatmap, Images, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ MOST_INSIDE = 6  # curves whose names stand inside the axes
 MOST_LABELS = 30  # classes that are named along an axis
 MOST_LETTERS = 16  # of a class name
 MOST_CURVES = 10  # classes that have a curve of their own
+DRAWN = ("confusion_matrix", "roc", "precision_recall", "scatter")  # metrics whose values are drawn, by name
 SHOWN_MS = 6_000  # that an animation takes, unless its frames would be shown too shortly or too long
 
 
@@ -63,14 +64,16 @@ def schedule(epochs: Sequence[float], rates: dict[str, list[float]]) -> "Figure"
 
 
 def image_grid(images: Any, titles: Sequence[str]) -> "Figure":
-    """Images in rows of eight, as the training gets them.
+    """Images in rows of eight, each with its title above it, of one line or more.
 
     Shape:
         images: (N, C, H, W), bytes or any floats, which are shown from their least to their largest value.
     """
     pixels = np.asarray(images, dtype=np.float32).transpose(0, 2, 3, 1)
     pixels = (pixels - pixels.min()) / max(float(pixels.max() - pixels.min()), 1e-12)
-    height, width = (1.3 * pixels.shape[1], 1.1 * pixels.shape[2])  # of a place, with a margin and room for the title
+    lines = 1 + max((title.count("\n") for title in titles), default=0)
+    # of a place, with a margin and room for the title
+    height, width = ((1.15 + 0.15 * lines) * pixels.shape[1], 1.1 * pixels.shape[2])
     columns = min(len(pixels), 8)
     rows = -(-len(pixels) // columns)
     figure, (ax,) = _figure(1)
@@ -79,8 +82,9 @@ def image_grid(images: Any, titles: Sequence[str]) -> "Figure":
         left, top = (number % columns) * width, (number // columns) * height
         place = (left, left + image.shape[1], top + image.shape[0], top)
         ax.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1, extent=place)
-        ax.text(left + image.shape[1] / 2, top - 0.04 * height, _label(title), ha="center", fontsize=8)
-    ax.set(xlim=(0, columns * width), ylim=(rows * height, -0.2 * height))
+        label = "\n".join(_label(line) for line in title.splitlines())
+        ax.text(left + image.shape[1] / 2, top - 0.04 * height, label, ha="center", fontsize=8)
+    ax.set(xlim=(0, columns * width), ylim=(rows * height - 0.1 * pixels.shape[1], -0.2 * lines * pixels.shape[1]))
     ax.set_axis_off()
     return figure
 
@@ -147,8 +151,13 @@ def class_curves(
     return figure
 
 
-def scatter(target: Any, preds: Any) -> "Figure":
+def scatter(target: Any, preds: Any, title: str) -> "Figure":
     """Prediction against target, with the line on which they are equal.
+
+    Args:
+        target: the truth.
+        preds: what the model says.
+        title: above the figure, where it has one panel.
 
     Shape:
         target and preds: (N, T), a panel for each of the T targets.
@@ -159,15 +168,17 @@ def scatter(target: Any, preds: Any) -> "Figure":
         ends = [min(target[:, k].min(), preds[:, k].min()), max(target[:, k].max(), preds[:, k].max())]
         ax.plot(ends, ends, color="0.6", linestyle=":", label="equal")
         ax.scatter(target[:, k], preds[:, k], s=12, alpha=0.6)
-        ax.set(title="test split" if target.shape[1] == 1 else f"target {k}", xlabel="target", ylabel="prediction")
+        ax.set(title=title if target.shape[1] == 1 else f"target {k}", xlabel="target", ylabel="prediction")
         ax.grid(alpha=0.3)
         ax.legend()
     return figure
 
 
-def drawn(exhibit: Curves | Heatmap | Points) -> "Figure":
+def drawn(exhibit: Curves | Heatmap | Points | Images) -> "Figure":
     """An exhibit as a figure."""
     match exhibit:
+        case Images():
+            return image_grid(exhibit.pixels, exhibit.titles)
         case Heatmap():
             return _heatmap(exhibit)
         case Curves():
@@ -187,6 +198,8 @@ def _curves(ax: "Axes", exhibit: Curves) -> None:
         if name in exhibit.errors:
             low, high = (np.asarray(values) + sign * np.asarray(exhibit.errors[name]) for sign in (-1, 1))
             ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    for number, (name, place) in enumerate(exhibit.marks.items()):
+        ax.axvline(place, color="0.3", linestyle=("--", ":", "-.")[number % 3], label=name)
     ax.set(title=exhibit.title, xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
     ax.set(xscale="log" if "x" in exhibit.log else "linear", yscale="log" if "y" in exhibit.log else "linear")
     if exhibit.lowest is not None:
@@ -195,7 +208,7 @@ def _curves(ax: "Axes", exhibit: Curves) -> None:
     ax.grid(alpha=0.3)
     if len(exhibit.curves) > MOST_INSIDE:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
-    elif len(exhibit.curves) > 1:
+    elif len(exhibit.curves) > 1 or exhibit.marks:
         ax.legend()
 
 
@@ -273,16 +286,20 @@ def _common_limits(frames: Sequence[Points] | Sequence[Curves]) -> Any:
     return (x.min(), x.max()), (bottom, 2 * top if "y" in curves[0].log else top + 0.05 * (top - bottom))
 
 
-def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str, "Figure"]:
+def draw(values: dict[str, Any], class_names: Sequence[str] | None, split: str = "test") -> dict[str, "Figure"]:
     """A figure for each metric whose value is a matrix, curves or points; others are left out.
 
     Args:
         values: by the metric's name, as torchmetrics compute them; told apart by that name.
         class_names: for axes and legends.
+        split: what they were computed on.
     """
     drawn: dict[str, Figure] = {}
     for name, value in values.items():
-        names = [str(n) for n in class_names or (range(len(value[0])) if np.ndim(value[0]) else [])]
+        if name not in DRAWN:
+            continue
+        # of a matrix a row, of curves a list, whose members may differ in length
+        names = [str(n) for n in class_names or range(len(value[0]))]
         if name == "confusion_matrix":
             drawn[name] = confusion_matrix(value, names)
         elif name == "roc":
@@ -294,7 +311,7 @@ def draw(values: dict[str, Any], class_names: Sequence[str] | None) -> dict[str,
                 value[1], value[0], names, "precision and recall", ("recall", "precision"), "lower left"
             )
         elif name == "scatter":
-            drawn[name] = scatter(*value)
+            drawn[name] = scatter(value[0], value[1], f"{split} split")
     return drawn
 
 

@@ -17,5 +17,7 @@ def write(file: Path, content: str | bytes) -> None:
     if not file.parent.is_dir():
         raise UserError(f"output_dir: {file.parent} is gone; it was removed while the run went on")
     partial = file.with_name(file.name + PARTIAL)
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file of one's own
+    with partial.open("xb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
     os.replace(partial, file)

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from iolaus.build import build_task, make
 from iolaus.check import plain
-from iolaus.compose import needs_data
 from iolaus.errors import UserError
 from iolaus.functional.accounting import Account, AnyNumber, account, optimizer_state
 from iolaus.functional.gpu_kernels import gpu_kernels
@@ -61,17 +60,18 @@ class Need:
     extra_flops_of_blocks: float | None
 
 
-def memory(config: DictConfig, as_json: bool = False) -> str:
+def memory(config: DictConfig, reads_data: bool, as_json: bool = False) -> str:
     """A table of what a step needs, a column for each policy that the model has; or the same as JSON.
 
     Args:
         config: composed and checked; facts of the data that are null are set here.
+        reads_data: whether only the data tell what a batch looks like.
         as_json: numbers of bytes and operations.
 
     Raises:
         UserError: for a model that does not take the batch, or whose operations cannot be followed without values.
     """
-    shapes = _read(config) if needs_data(config) else None
+    shapes = _read(config) if reads_data else None
     settings = plain(config)
     needs, notes = needed(settings, shapes)
     chosen = settings["model"].get("activation_checkpointing", "none")
@@ -111,6 +111,21 @@ def needed(settings: dict[str, Any], shapes: list[Shape] | None = None) -> tuple
     if gradient != "Reverse":
         notes.append(f"counted with a backward pass; {gradient} has none, and keeps nothing of the forward pass")
     return needs, notes + _rule_of_thumb(settings, batch, dtype)
+
+
+def step_bytes(settings: dict[str, Any], shapes: list[Shape]) -> int:
+    """What a step takes at its peak, in bytes, with the policy that the model has.
+
+    Args:
+        settings: resolved and plain.
+        shapes: of a batch's parts.
+
+    Raises:
+        UserError: for a model whose operations cannot be followed without values.
+    """
+    with _without_values(settings["trainer"]):
+        counted = _count(settings, settings["model"].get("activation_checkpointing", "none"), shapes)
+        return _need(counted, counted).total
 
 
 def _read(config: DictConfig) -> list[Shape]:

@@ -52,7 +52,8 @@ def place() -> Place:
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        found = Place(*_numbers(names, (0, 0, 1, os.environ["WORLD_SIZE"])), "torchrun")
+        rank, local_rank, world, local_world = _numbers(names, (0, 0, 1, os.environ["WORLD_SIZE"]))
+        found = Place(rank, local_rank, world, local_world, "torchrun")
     elif "SLURM_STEP_NUM_TASKS" in os.environ and "SLURM_PROCID" in os.environ:
         world, nodes = _numbers(("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"), (1, 1))
         rank, local_rank = _numbers(("SLURM_PROCID", "SLURM_LOCALID"), (0, 0))

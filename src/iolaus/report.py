@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import torch
 import yaml
 from omegaconf import DictConfig
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from iolaus import figures, ranks, show, slurm
 from iolaus.build import Run, build, make, quiet
@@ -26,12 +27,14 @@ from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
 from iolaus.files import write
 from iolaus.init_from import take_weights
+from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.results import command, git, machine, setting, told, versions
 from iolaus.run_report import write_report
-from iolaus.runs import Job
+from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
+from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
@@ -61,18 +64,22 @@ class Report:
         self._exhibits: dict[str, Exhibit] = {}
         self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
-        self._asked = plain(config, resolve=False)  # before the data tell what only they know
+        self._suggestions: dict[str, Any] = {}  # of finders
+        self._finds: list[show.Shown] = []  # what they show
         self._start = time.monotonic()
         self._point: Path | None = None  # the resume point to go on from
         self._speaks = ranks.is_first()
         self._claim: TextIO | None = None
+        self._step = 0  # how many steps it has
 
     def __enter__(self) -> "Report":
         if self._speaks:
             self._claim = claim(self.folder, self.job.resumed)
         self._handlers = requests.install()
         slurm.remember(self.folder)
-        if self._speaks and not self.job.resumed:
+        if self.job.resumed:
+            self._suggestions = read_results(self.folder).get("suggestions") or {}
+        elif self._speaks:
             write(self.folder / "config.yaml", self._settings())
         return self
 
@@ -84,11 +91,31 @@ class Report:
         if not self._speaks:
             return run
         write(self.folder / "config.yaml", self._settings())
-        for logger in run.trainer.loggers:
-            logger.log_hyperparams(self._hyperparameters())
+        self._begin_loggers()
         if not self.config.trainer.fast_dev_run:
             self._write(self._results("running", None))
         return run
+
+    def _begin_loggers(self) -> None:
+        """Tell the loggers what the run is; services refuse it here, before the training. Where nothing is trained they are not asked."""
+        assert self.run is not None
+        for logger in self.run.trainer.loggers:
+            if not (isinstance(logger, Service) and self.config.stages == ["info"]):
+                logger.log_hyperparams(self._hyperparameters())
+            if isinstance(logger, TensorBoard):  # so that it alone tells what a run was
+                text = f"`{command(self.job.overrides)}`\n\n```yaml\n{self._settings()}```"
+                logger.add("text", "config", text, self._step)
+        for service in self._services:
+            service.log_again(self.run.history.rows)
+
+    def _close_services(self, status: str) -> None:
+        """End what was begun at services; status is that of results.json."""
+        for service in self._services:
+            service.close(status)
+
+    @property
+    def _services(self) -> list[Service]:
+        return [logger for logger in self.run.trainer.loggers if isinstance(logger, Service)] if self.run else []
 
     def _go_back_to_point(self) -> None:
         """Find the newest resume point, and let the loggers forget what came after it."""
@@ -102,6 +129,7 @@ class Report:
                     f"trainer.max_epochs: {limit} is less than the {found[1]['epoch']} epochs that the run has"
                 )
         self._point = found[0] if found else None
+        self._step = found[1]["global_step"] if found else 0
         if not self._speaks:
             return
         cut_back(self.run.trainer.loggers, own_state(found[1]).get("loggers", {}) if found else {})
@@ -124,6 +152,28 @@ class Report:
         assert self.run is not None
         if self._speaks:
             log.info("%s", preview(self.run, self.folder))
+
+    def find(self, stage: str) -> None:
+        """Look for a setting, say it and draw why; nothing is set, and the run is as it was. One that goes on has looked already.
+
+        Raises:
+            UserError: where several processes train.
+        """
+        assert self.run is not None
+        if self.job.resumed:
+            return
+        if ranks.count() > 1:
+            raise UserError(
+                f"stages: {stage} tries steps of one process; run it alone with trainer.devices=1, and train with what it finds"
+            )
+        found = make(self.run.config[stage], stage).find(self.run)
+        boards = [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)]
+        self._suggestions[stage] = found.suggestion
+        self._finds += show.show(found.figures, self.folder, boards, 0)
+        show.show({stage: found.table}, self.folder, [], 0)
+        log.info("%s", found.words)
+        if not self.config.trainer.fast_dev_run:
+            self._write(self._results("running", None))
 
     def study(self) -> None:
         """Compute what a study has to show; nothing is trained."""
@@ -167,11 +217,13 @@ class Report:
         times = back.times + 1
         log.warning("%s", str(error).splitlines()[0])
         log.warning("going back, %d of %d times; learning rates times %g", times, back.retries, back.factor)
+        self._close_services("interrupted")
         self.run = build(self.config)
         back = self.run.callback(GoBack)
         assert back is not None
         back.times = times
         self._go_back_to_point()
+        self._begin_loggers()
 
     def test(self) -> None:
         """Test the best weights, or the present ones where no checkpoint was kept; nothing without a test split."""
@@ -220,9 +272,10 @@ class Report:
             self._write(results)
             if draws:
                 self._draw(results)
-            results |= {"shown": self._shown, "changed": self.job.changed(self._asked)}
+            results |= {"shown": self._finds + self._shown, "changed": self.job.changed()}
             self._write(results)
             write_report(self.folder, results)
+        self._close_services(results["status"])
         if results["status"] != "failed":
             self._tell(results)
 
@@ -260,7 +313,7 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": command(),
+            "command": command(self.job.overrides),
             "overrides": self.job.overrides,
             "changed": None,  # found at the end
             "seed": self.config.seed,
@@ -283,10 +336,11 @@ class Report:
             "machine": machine(),
             "git": git(),
             "error": told(error),
+            **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
 
     def _draw(self, results: dict[str, Any]) -> None:
-        """Draw all that there is to see, in the folder and in TensorBoard, and note what the report shows."""
+        """Draw all that there is to see, in the folder and in loggers, and note what the report shows."""
         run = self.run
         if run is None:
             self._shown = show.show(self._exhibits, self.folder, [], 0)
@@ -294,36 +348,57 @@ class Report:
         drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
         if run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        boards = [logger for logger in run.trainer.loggers if isinstance(logger, TensorBoard)]
-        self._shown = [show.figure(name, f, self.folder, boards, results["steps"]) for name, f in drawn.items()]
+        loggers = run.trainer.loggers
+        self._shown = [show.figure(name, f, self.folder, loggers, results["steps"]) for name, f in drawn.items()]
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
-        self._shown += show.show(self._exhibits, self.folder, boards, results["steps"])
+        self._shown += show.show(self._exhibits, self.folder, loggers, results["steps"])
+        for file in _profiles(run, self.folder):
+            text = f"```\n{file.read_text(encoding='utf-8')}\n```"
+            for logger in loggers:
+                if isinstance(logger, TensorBoard):
+                    logger.add("text", f"profile/{file.stem}", text, results["steps"])
         if (best := results["objective"]["value"]) is not None:
-            for board in (
-                boards
-            ):  # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
-                board.log_metrics({"Objective": best}, results["steps"])
+            # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
+            for logger in loggers:
+                if isinstance(logger, TensorBoard | Service):
+                    logger.log_metrics({"Objective": best}, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
                 self._shown.append({"file": f"figures/{path.name}"})
-        for board in boards:
-            board.save()
+        for logger in loggers:
+            if isinstance(logger, TensorBoard):
+                logger.save()
 
     def _tell(self, results: dict[str, Any]) -> None:
         """The last words in the terminal."""
         if self.config.trainer.fast_dev_run:
             log.info("it runs: the batches went through, nothing was kept")
             return
-        if self.config.stages == ["info"]:
+        if not {"fit", "test", "study"} & {*self.config.stages}:
             log.info("nothing was trained: %s", shlex.quote(os.path.relpath(self.folder)))
             return
         run = self.run
-        log.info("%s", outcome(results))
+        log.log(RESULT, "%s", outcome(results))
         has_tensorboard = run is not None and "tensorboard" in (self.config.get("logger") or {})
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets
-        log.info("%s", next_steps(results, self.folder, has_tensorboard, is_resumable, is_testable))
+        services = [service.next_command for service in self._services if service.next_command]
+        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable))
+
+
+def _profiles(run: Run, folder: Path) -> list[Path]:
+    """The tables that the run's profiler has written, those of each stage; what it measured is told."""
+    profiler: Any = run.trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler) or not profiler.filename:
+        return []
+    place = Path(profiler.dirpath or folder)
+    for trace in sorted(place.glob("*.pt.trace.json*")):
+        log.info("profile: %s; open it at https://ui.perfetto.dev", os.path.relpath(trace))
+    tables = sorted(place.glob(f"*{profiler.filename}*.txt"))
+    if tables:
+        log.info("profile: %s", ", ".join(os.path.relpath(table) for table in tables))
+    return tables
 
 
 def claim(folder: Path, resumed: bool) -> TextIO:

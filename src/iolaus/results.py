@@ -18,9 +18,11 @@ from iolaus.signals import Stopped
 PACKAGES = ("iolaus", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
 
 
-def command() -> str:
-    """The command as the user wrote it."""
+def command(overrides: list[str]) -> str:
+    """The command as the user wrote it; of a job that submitit runs, whose own words tell nothing, the one that runs it alone."""
     name, *words = sys.argv
+    if Path(name).name == "_submit.py":
+        name, words = os.environ.get("IOLAUS_SCRIPT", "train.py"), overrides
     is_ours = Path(name).name in ("iolaus", "__main__.py")
     return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *(_as_typed(word) for word in words)])
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from iolaus.check import check
+from iolaus.check import check, plain
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
-from iolaus.runs import Job, moved, overridden, read_results, read_settings, refuse_paths_outside
+from iolaus.runs import Changes, Job, changes, moved, overridden, read_results, read_settings, refuse_paths_outside
 from iolaus.startup import import_lightning
+from iolaus.terminal import RESULT, Console
 
 # What a resume point holds, or was made with: another value would have no effect, or another meaning.
 FIXED = (
@@ -40,13 +41,14 @@ MOVABLE = (
 )
 
 
-def resume(folder: Path, overrides: list[str], allow: list[str]) -> float | None:
+def resume(folder: Path, overrides: list[str], allow: list[str], quiet: bool = False) -> float | None:
     """Go on with a run from its newest resume point, to its end and its report.
 
     Args:
         folder: the run's.
         overrides: settings to change; those that the run was started with say nothing new and are passed over.
         allow: packages of one's own that the settings may name.
+        quiet: whether only errors and the result are told.
 
     Raises:
         UserError: for a folder without a run, a run that is complete, settings that cannot be changed.
@@ -56,8 +58,9 @@ def resume(folder: Path, overrides: list[str], allow: list[str]) -> float | None
     from iolaus.train import train
 
     root = logging.getLogger()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")]
+    handlers: list[logging.Handler] = [Console(sys.stdout), logging.FileHandler(folder / "train.log", encoding="utf-8")]
     handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers[0].setLevel(RESULT if quiet else logging.NOTSET)
     root.setLevel(logging.INFO)
     for handler in handlers:
         root.addHandler(handler)
@@ -93,7 +96,24 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     check(config, choices)
     if "resume_points" not in (config.get("callbacks") or {}):
         raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
-    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new))
+    later = changes(settings, plain(config) | {"allow": settings.get("allow")})
+    all_changes = _changed(results.get("changed"), asked, later)
+    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
+
+
+def _changed(before: Any, asked: list[str], later: Changes) -> Changes:
+    """What a run changes of the defaults, then and now; what it was asked for stands for the former where it did not come to say it."""
+    if not isinstance(before, dict):
+        pairs = (word.partition("=")[::2] for word in asked if "=" in word)
+        before = {key.lstrip("+"): {"value": value} for key, value in pairs}
+    merged = before | {
+        key: {k: v for k, v in before.get(key, told).items() if k == "default"}
+        | {k: v for k, v in told.items() if k == "value"}
+        for key, told in later.items()
+    }
+    return {
+        key: told for key, told in merged.items() if "default" not in told or told["default"] != told.get("value", told)
+    }
 
 
 def _is_choice(override: str, choices: dict[str, Any]) -> bool:

@@ -4,10 +4,13 @@ import re
 from typing import Any
 
 # Top-level keys that are settings; every other known one is a group.
-SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_from", "init_partial"}
+SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_from", "init_partial"} | {
+    "lr_find",
+    "batch_size_find",
+}
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
 GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init", "gradient", "study"}
-STAGES = ("info", "fit", "test", "study")
+STAGES = ("info", "batch_size_find", "lr_find", "fit", "test", "study")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.
 OWN_KEYS = {
@@ -90,7 +93,9 @@ RANGES = {
     "log_every_n_steps": "[1, inf)",
     "lr": "(0, inf)",
     "max_epochs": "[1, inf)",
+    "max_size": "[1, inf)",
     "max_steps": "[1, inf)",
+    "memory_gb": "(0, inf)",
     "min_delta": "[0, inf)",
     "momentum": "[0, 1)",
     "num_bands": "[1, inf)",
@@ -103,6 +108,7 @@ RANGES = {
     "num_points": "[3, inf)",
     "num_probes": "[1, inf)",
     "num_samples": "[1, inf)",
+    "num_steps": "[10, inf)",
     "num_tangents": "[1, inf)",
     "num_users": "[1, inf)",
     "num_workers": "[0, inf)",
@@ -112,8 +118,10 @@ RANGES = {
     "probability": "[0, 1]",
     "rate_hz": "[1, inf)",
     "sample_length": "[1, inf)",
+    "seconds_per_size": "(0, inf)",
     "seed": "[0, 4294967295]",
     "size": "[1, inf)",
+    "smoothing": "[0, 1)",
     "start": "[0, inf)",
     "step_size": "[1, inf)",
     "strides": "[1, inf)",

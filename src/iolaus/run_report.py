@@ -1,6 +1,7 @@
 """The report of a run, report.md and report.html, made from the files in its folder alone."""
 
 import csv
+import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -16,17 +17,28 @@ from iolaus.tables import metrics_table, short
 MOST_ROWS = 20  # of a table in the report; its file holds all
 MOST_LETTERS = 20_000  # of a text in the report; its file holds all
 MOST_SHOWN = 100  # figures and samples
+TEXTS = (".txt", ".csv")
+UNSAID: dict[str, Any] = {  # of a run that did not come to say it
+    "status": "unknown",
+    "command": "unknown",
+    "metrics": {},
+    "objective": {},
+    "best_epoch": None,
+    "epochs": 0,
+    "steps": 0,
+    "seconds": {"total": 0.0, "fit": 0.0},
+}
 SUFFIXES = {"figures": (".png", ".gif"), "samples": (".txt", ".csv", ".wav")}
 
 
-def report_run(folder: Path) -> Path:
+def report_run(folder: Path) -> tuple[dict[str, Any], Path]:
     """Write a run's report again; figures that are missing are drawn where metrics.csv is enough.
 
     Args:
         folder: the run's, which may be a stranger's: nothing outside it is read, and all texts are shown as texts.
 
     Returns:
-        report.html, report.md stands beside it.
+        the results, with what metrics.csv tells where the run did not end; and report.html, report.md stands beside it.
 
     Raises:
         UserError: for a folder that holds no run, or cannot be written to.
@@ -35,6 +47,7 @@ def report_run(folder: Path) -> Path:
     if not results:
         raise UserError(f"{folder}: holds no results to report, {folder / 'results.json'} is missing or unreadable")
     try:
+        results = _with_rows(folder, UNSAID | results)
         _draw_curves(folder, results)
         write_report(folder, results)
     except OSError as error:
@@ -43,7 +56,7 @@ def report_run(folder: Path) -> Path:
         raise UserError(
             f"{folder / 'results.json'}: not what a run wrote: {type(error).__name__}: {str(error)[:100]}"
         ) from None
-    return folder / "report.html"
+    return results, folder / "report.html"
 
 
 def write_report(folder: Path, results: dict[str, Any]) -> None:
@@ -75,7 +88,6 @@ def _named(name: str, values: dict[str, float] | None) -> dict[str, dict[str, fl
 
 
 def _parts(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
-    results = _with_rows(folder, results)
     yield Code(str(results.get("command")))
     yield Words(f"Status: {results['status']}{_duration(results)}.")
     if results.get("error"):
@@ -96,7 +108,7 @@ def _with_rows(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     if results.get("status") != "running" or not (rows := _rows(folder)):
         return results
     objective = results["objective"]
-    monitored = [row for row in rows if row.get(objective["monitor"]) == row.get(objective["monitor"], 0.0)]
+    monitored = [row for row in rows if not math.isnan(row.get(objective["monitor"], math.nan))]
     choose = min if objective["mode"] == "min" else max
     best = choose(monitored, key=lambda row: row[objective["monitor"]], default=None)
     told = {"best": best or {}, "last": rows[-1], "test": {}}
@@ -110,7 +122,7 @@ def _rows(folder: Path) -> list[dict[str, float]]:
     """The epochs of metrics.csv; a row of epoch 0, which counts as none, is left out, and so is one that is half written."""
     text = _text(folder, folder / "metrics.csv", most=2**24)
     rows = []
-    for row in csv.DictReader((text or "").splitlines()):
+    for row in csv.DictReader((text or "").rpartition("\n")[0].splitlines()):
         try:
             rows.append({key: float(value) for key, value in row.items() if key and value})
         except (TypeError, ValueError):
@@ -159,16 +171,23 @@ def _changed(changed: dict[str, Any] | None) -> Iterator[Part]:
     rows = [
         [
             key,
-            short(told["default"]) if "default" in told else "",
-            short(told["value"]) if "value" in told else "left out",
+            _value(told["default"]) if "default" in told else "",
+            _value(told["value"]) if "value" in told else "left out",
         ]
         for key, told in changed.items()
     ]
     yield Table(["setting", "default", "here"], rows)
 
 
+def _value(value: object) -> str:
+    """A setting's value; of a part its class."""
+    if isinstance(value, dict) and isinstance(value.get("_target_"), str):
+        return value["_target_"].rpartition(".")[2]
+    return "" if value == "???" else short(value)
+
+
 def _shown(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
-    """Figures and samples: those that the run lists, in its order, then others in the folder."""
+    """Figures and sounds, then texts and tables: of each those that the run lists, in its order, then others in the folder."""
     listed = {str(item["file"]): item for item in results.get("shown") or []}
     found = [
         str(file.relative_to(folder))
@@ -177,19 +196,18 @@ def _shown(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
         if file.suffix in suffixes and _is_inside(folder, file)
     ]
     ordered = [name for name in listed if name in found] + [name for name in found if name not in listed]
+    ordered.sort(key=lambda name: name.endswith(TEXTS))
     heading = ""
     for name in ordered[:MOST_SHOWN]:
         item = listed.get(name, {})
         title, caption = Path(name).stem.replace("_", " "), str(item.get("caption") or "")
-        if name.endswith((".txt", ".csv")):
-            heading = ""
+        if name.endswith(TEXTS):
             yield Heading(title.capitalize())
             yield from _sample(folder, folder / name, caption)
         else:
-            section = "Sounds" if name.endswith(".wav") else "Figures"
-            if section != heading:
-                heading = section
-                yield Heading(section)
+            if not heading:
+                heading = "Sounds" if name.endswith(".wav") else "Figures"
+                yield Heading(heading)
             yield Picture(name, title, caption)
     if len(ordered) > MOST_SHOWN:
         yield Words(f"And {len(ordered) - MOST_SHOWN} more in `figures` and `samples`.")
@@ -285,9 +303,9 @@ def _is_inside(folder: Path, file: Path) -> bool:
 def _draw_curves(folder: Path, results: dict[str, Any]) -> None:
     """figures/learning_curves.png of a run that did not come to draw it."""
     file, rows = folder / "figures" / "learning_curves.png", _rows(folder)
-    if not rows or file.exists():
+    if not rows or file.exists() or not _is_inside(folder, file):
         return
     from iolaus.figures import learning_curves, png
 
     file.parent.mkdir(exist_ok=True)
-    write(file, png(learning_curves(rows, _with_rows(folder, results).get("best_epoch"))))
+    write(file, png(learning_curves(rows, results.get("best_epoch"))))

@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +53,15 @@ class Job:
         choices: the option chosen for each group.
         resumed: whether a run goes on.
         train_on: whether it goes on with other settings, which may let it train on after its end.
-        changed: finds, of the settings as they were composed, those that differ from the defaults: for each key its `default` and its
-            `value`, one of them alone where the setting was added or left out. None: it cannot be told.
+        changed: finds the settings that differ from the defaults: for each key its `default` and its `value`, one of them alone where
+            the setting was added or left out. None: it cannot be told.
     """
 
     overrides: list[str]
     choices: dict[str, Any]
     resumed: bool = False
     train_on: bool = False
-    changed: Callable[[dict[str, Any]], Changes | None] = lambda _: None
+    changed: Callable[[], Changes | None] = lambda: None
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.yaml"
     if not file.is_file():
-        raise UserError(f"{folder}: not a run's folder, {file} does not exist")
+        raise UserError(f"{folder}: not a run's folder, {file} does not exist{_runs_inside(folder)}")
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file}: larger than settings are")
     try:
@@ -89,6 +91,31 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or "${" in str(settings):
         raise UserError(f"{file}: not the resolved settings of a run")
     return settings
+
+
+def _runs_inside(folder: Path) -> str:
+    """Where runs lie in a folder that is none, as the end of a message: the newest of them."""
+    inside = sorted((f.parent for f in folder.glob("*/config.yaml")), key=lambda run: run.stat().st_mtime)
+    what = "a sweep's jobs" if (folder / "sweep.yaml").exists() else "runs"
+    return f"; {what} lie in it, as {inside[-1]}" if inside else ""
+
+
+def other_version(folder: Path) -> str | None:
+    """That a run was made by another version of Iolaus, or by another release of torch, than is installed; None where it was not.
+
+    The last number of torch's version, of corrections, may differ.
+    """
+    made = read_results(folder).get("versions")
+    if not isinstance(made, dict):
+        return None
+    differing = []
+    for package, digits in (("iolaus", 3), ("torch", 2)):
+        here, there = version(package), str(made.get(package))
+        if re.fullmatch(r"[\w.+-]{1,40}", there) and here.split(".")[:digits] != there.split(".")[:digits]:
+            differing.append((f"{package} {there}", f"{package} {here}"))
+    if not differing:
+        return None
+    return f"{folder}: made by {' and '.join(there for there, _ in differing)}; this is {' and '.join(here for _, here in differing)}"
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -214,6 +241,13 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     file = kept / f"{name}.ckpt" if named else Path(name)
     if not file.is_file():
         names = sorted(f.stem for f in kept.glob("*.ckpt"))
+        if named and not names:
+            status = read_results(folder).get("status")
+            told = f" (status: {status})" if status in ("running", "failed", "interrupted", "pruned") else ""
+            raise UserError(
+                f"{folder}: the run has kept no weights yet{told}; go on with it: iolaus resume {folder}, with callbacks=[default] if it "
+                "was to keep none"
+            )
         raise UserError(f"--checkpoint {name}: {file} does not exist  (kept are: {', '.join(names) or 'none'})")
     if named and not file.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{file}: is a link to a file outside the run's folder")

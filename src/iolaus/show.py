@@ -1,4 +1,4 @@
-"""What a task has to show, written into the run's folder, where the report finds it, and TensorBoard: pictures, sounds, texts, tables."""
+"""What a task has to show, written into the run's folder, where the report finds it, and to its loggers."""
 
 import csv
 import io
@@ -9,59 +9,70 @@ from typing import Any
 
 import numpy as np
 
-from iolaus import figures
-from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Points, Table, Text
+from iolaus import board, figures
+from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Images, Points, Table, Text
+from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
-from iolaus.tables import markdown
 
-MOST_ROWS = 20  # of a table in TensorBoard; its file holds all
 Shown = dict[str, str]  # a file that the report shows, by its path in the run's folder, and its caption
 
 
 def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], step: int) -> list[Shown]:
-    """Write each exhibit: figures/*.png and *.gif, samples/*.txt, *.csv and *.wav, and the same to TensorBoard.
+    """Write each exhibit: figures/*.png and *.gif, samples/*.txt, *.csv and *.wav, and the same to loggers that show such things.
 
     Returns:
         the files written, for the report.
     """
+    loggers = list(loggers)
     boards = [logger for logger in loggers if isinstance(logger, TensorBoard)]
     shown: list[Shown] = []
     for name, exhibit in exhibits.items():
+        caption = {}
         match exhibit:
             case Text(text=text):
-                _file(folder, f"samples/{name}.txt").write_text(text, encoding="utf-8")
-                shown.append({"file": f"samples/{name}.txt"})
-                for board in boards:
-                    board.add("text", f"samples/{name}", f"    {text}".replace("\n", "\n    "), step)
-            case Table(columns=columns, rows=rows, caption=caption):
-                _write_csv(_file(folder, f"samples/{name}.csv"), columns, rows)
-                shown.append({"file": f"samples/{name}.csv", "caption": caption})
-                table = markdown(columns, rows[:MOST_ROWS])
-                for board in boards:
-                    board.add("text", f"samples/{name}", "\n".join(table), step)
+                file = _file(folder, f"samples/{name}.txt")
+                file.write_text(text, encoding="utf-8")
+            case Table(columns=columns, rows=rows):
+                file = _file(folder, f"samples/{name}.csv")
+                _write_csv(file, columns, rows)
+                caption = {"caption": exhibit.caption}
             case Audio(samples=samples, rate_hz=rate):
-                _write_wav(_file(folder, f"samples/{name}.wav"), samples, rate)
-                shown.append({"file": f"samples/{name}.wav"})
-                for board in boards:
-                    board.add("audio", f"samples/{name}", np.asarray(samples)[None], step, rate)
+                file = _file(folder, f"samples/{name}.wav")
+                _write_wav(file, samples, rate)
             case Animation():
                 file = _file(folder, f"figures/{name}.gif")
-                pictures = figures.animation(exhibit)
-                file.write_bytes(pictures)
-                shown.append({"file": f"figures/{name}.gif"})
-                for board in boards:
-                    board.add_picture(f"figures/{name}", pictures, step)
-            case Curves() | Heatmap() | Points():
-                shown.append(figure(name, figures.drawn(exhibit), folder, boards, step))
+                file.write_bytes(figures.animation(exhibit))
+                _picture(file, loggers, step)
+            case Curves() | Heatmap() | Points() | Images():
+                shown.append(figure(name, figures.drawn(exhibit), folder, loggers, step))
+                continue
+        if not isinstance(exhibit, Animation):
+            board.write({name: exhibit}, boards, step)
+            _send(file, loggers, step)
+        shown.append({"file": f"{file.parent.name}/{file.name}"} | caption)
     return shown
 
 
-def figure(name: str, drawn: Any, folder: Path, boards: Iterable[TensorBoard], step: int) -> Shown:
-    """Write a figure to figures/ and to TensorBoard; the file, for the report."""
+def figure(name: str, drawn: Any, folder: Path, loggers: Iterable[Any], step: int) -> Shown:
+    """Write a figure to figures/ and to loggers that show pictures; the file, for the report."""
     (file,) = figures.save({name: drawn}, folder / "figures")
-    for board in boards:
-        board.add_picture(f"figures/{name}", file.read_bytes(), step)
-    return {"file": f"figures/{name}.png"}
+    _picture(file, loggers, step)
+    return {"file": f"figures/{file.name}"}
+
+
+def _picture(file: Path, loggers: Iterable[Any], step: int) -> None:
+    """A picture of the run's folder, given to its loggers."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoard):
+            logger.add_picture(f"figures/{file.stem}", file.read_bytes(), step)
+    _send(file, loggers, step)
+
+
+def _send(file: Path, loggers: Iterable[Any], step: int) -> None:
+    """Send a file of the run's folder to the services that the run is logged to, by the name it has there."""
+    for logger in loggers:
+        if isinstance(logger, Service):
+            logger.add_file(f"{file.parent.name}/{file.stem}", file, step)
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 
-MOST_LETTERS = 120  # of a line of a table in the terminal
+from iolaus.terminal import has_boxes, width
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -19,17 +19,18 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[s
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table for the terminal, cells after the first aligned to the right."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
+    table = Table(box=box.HEAVY_HEAD if has_boxes() else box.ASCII)
     for number, name in enumerate(columns):
         table.add_column(Text(name), justify="right" if number else "left")
     for row in rows:
         table.add_row(*map(Text, row))  # as they are: brackets would be taken for rich's markup
     text = io.StringIO()
-    Console(file=text, width=MOST_LETTERS).print(table)
+    Console(file=text, width=width()).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
@@ -57,5 +58,8 @@ def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
 
 def short(value: object, most: int = 120) -> str:
     """A setting as it is written in a command, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else value
+    if isinstance(value, list):
+        text = f"[{', '.join(map(short, value))}]"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= most else text[: most - 3] + "..."

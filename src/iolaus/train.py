@@ -40,6 +40,9 @@ def train(config: DictConfig, job: Job) -> float | None:
         preflight(run)
         if "info" in config.stages:
             report.info()
+        for stage in ("batch_size_find", "lr_find"):
+            if stage in config.stages:
+                report.find(stage)
         if "fit" in config.stages:
             report.fit()
         if "test" in config.stages:
@@ -58,16 +61,17 @@ def _agreed(config: DictConfig, job: Job) -> DictConfig:
     if here.world == 1:
         return config
     ranks.join(config.trainer.timeout_s, config.trainer.join_timeout_s)
-    told = ranks.gather({"settings": plain(config), "words": job.overrides})
-    for rank, one in enumerate(told):
-        if one["words"] != told[0]["words"]:
+    told = ranks.gather((plain(config), job.overrides))
+    settings, words = told[0]
+    for rank, (_, others) in enumerate(told):
+        if others != words:
             raise UserError(
-                f"{here.launcher}: rank 0 was started with {' '.join(told[0]['words']) or 'no settings'}, and rank {rank} with "
-                f"{' '.join(one['words']) or 'none'}; start all with the same command"
+                f"{here.launcher}: rank 0 was started with {' '.join(words) or 'no settings'}, and rank {rank} with "
+                f"{' '.join(others) or 'none'}; start all with the same command"
             )
     if here.rank > 0:
         logging.getLogger().handlers.clear()  # the first one speaks
-    agreed = OmegaConf.create(told[0]["settings"])
+    agreed = OmegaConf.create(settings)
     with open_dict(agreed):
         if not OmegaConf.is_list(agreed.trainer.devices):
             agreed.trainer.devices = here.local_world

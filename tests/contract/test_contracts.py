@@ -264,10 +264,13 @@ def test_metrics_give_the_same_for_any_batching(option):
         torch.testing.assert_close(values[2], values[0], msg=name)
 
 
-# Those that the default run has are there in nearly every other test.
-DEFAULT = read_yaml(CONF / "callbacks/default.yaml")["defaults"]
+# Those that the default run has are there in nearly every other test; those that look are in tests/callbacks/test_looking.py.
+ELSEWHERE = {
+    name for preset in ("default", "look") for name in read_yaml(CONF / f"callbacks/{preset}.yaml")["defaults"]
+}
+ELSEWHERE |= {"look", "embeddings", "samples"}
 CALLBACKS = [
-    pytest.param(o, marks=pytest.mark.slow) if o in DEFAULT else o for o in options("callbacks") if o != "default"
+    pytest.param(o, marks=pytest.mark.slow) if o in ELSEWHERE else o for o in options("callbacks") if o != "default"
 ]
 
 
@@ -278,7 +281,8 @@ def test_callbacks_alone(command, option):
     assert outcome.code == 0, outcome.text
 
 
-@pytest.mark.parametrize("option", options("logger"))
+# Those of services are tested with what they send, in tests/logger.
+@pytest.mark.parametrize("option", [o for o in options("logger") if o not in ("wandb", "mlflow", "comet")])
 def test_loggers_alone(command, option):
     outcome = command(f"logger=[{option}]", "trainer.max_epochs=1", "data=iris", "stages=[fit]")
     assert outcome.code == 0, outcome.text

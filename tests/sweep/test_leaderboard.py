@@ -294,7 +294,6 @@ def test_folders_that_are_no_sweep(sweep, capfd):
     job(sweep, 0, [], 1.0)
     (sweep / "empty").mkdir()
     for folder, says in (
-        ("0_job", "is a run and no sweep"),
         ("empty", "is no sweep's folder"),
         ("no", "there is no such folder"),
     ):
@@ -306,6 +305,10 @@ def test_folders_that_are_no_sweep(sweep, capfd):
         said = capfd.readouterr().err
         assert says in said
         assert len(said.splitlines()) == 1
+    with pytest.raises(UserError, match="is a run and no sweep"):
+        leaderboard(sweep / "0_job")
+    cli.main(["report", str(sweep / "0_job")])  # which is then told of as a run, though it says little
+    assert "objective: loss/val 1\n" in capfd.readouterr().out
 
 
 def test_a_report_that_cannot_be_written(sweep, capfd):

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 from iolaus import figures
+from iolaus.callbacks.base import is_last_epoch
 from iolaus.data.base import DataModule
 from iolaus.errors import UserError
 from iolaus.exhibits import Animation, Curves, Exhibit, Table
@@ -138,8 +139,7 @@ class Curvature(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs = trainer.current_epoch + 1
-        last = trainer.should_stop or epochs == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step
-        if not last and epochs % self.every_n_epochs:
+        if not is_last_epoch(trainer) and epochs % self.every_n_epochs:
             return
         try:
             self._take(trainer, epochs)

@@ -1,5 +1,7 @@
 """A table of layers, output shapes, parameters and sizes, before training."""
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +11,38 @@ from torch import nn
 
 from iolaus.undisturbed import undisturbed
 
+log = logging.getLogger("iolaus")
+
 MB = 2**20
 
 
 class Summary(pl.Callback):
-    """Writes model.txt: one row a layer in the order of use, then totals.
+    """Writes model.txt: one row a layer in the order of use, then totals; and tells it, or of many layers a line.
 
     Args:
         output_dir: the run's folder.
+        most_rows: layers whose table is told.
     """
 
-    def __init__(self, output_dir: str):
+    def __init__(self, output_dir: str, most_rows: int = 12):
         self.output_dir = output_dir
+        self.most_rows = most_rows
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
         if trainer.is_global_zero:  # the others take part, where they hold parts of the weights
-            Path(self.output_dir, "model.txt").write_text(text, encoding="utf-8")
+            file = Path(self.output_dir, "model.txt")
+            file.write_text(text, encoding="utf-8")
+            log.info("%s", self._told(text, file))
+
+    def _told(self, text: str, file: Path) -> str:
+        """The table without its sizes, or a line where it is long."""
+        title, rule, *rest = text.splitlines()
+        layers = rest[: rest.index(rule)]
+        parameters = next(line for line in rest if line.startswith("parameters: "))
+        if len(layers) > self.most_rows:
+            return f"{parameters} in {len(layers)} layers: {os.path.relpath(file)}"
+        return "\n".join([title, rule, *layers, rule, parameters])
 
 
 def summarize(model: nn.Module, *inputs: torch.Tensor) -> str:

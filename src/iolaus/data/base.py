@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from iolaus import ranks
 from iolaus.augment.transforms import composed
-from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, make_loader, resident
+from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shuffled, split
 from iolaus.errors import UserError
@@ -314,6 +314,19 @@ class DataModule(pl.LightningDataModule, ABC):
         """
         raise UserError(f"predict: {type(self).__name__} does not read new files")
 
+    def row_text(self, row: Any) -> str:
+        """A row of values as the text that `new_items` takes in place of a file.
+
+        Args:
+            row: values in order.
+
+        Raises:
+            UserError: for what is no list of numbers and texts.
+        """
+        if not isinstance(row, list) or not all(isinstance(value, str | int | float) for value in row):
+            raise UserError(f"a row of these data is a list of values; received {str(row)[:100]}")
+        return ",".join(map(str, row))
+
     def fingerprint(self) -> dict[str, Any]:
         """What the data are: rows of each split and a checksum of their content.
 
@@ -358,6 +371,18 @@ class DataModule(pl.LightningDataModule, ABC):
         rows = shuffled(self.rows[split], seed, DRAWN)[:size]
         return [tuple(batch) for batch in make_loader(self.datasets[split], rows, batch_size, key=None, num_workers=0)]
 
+    def rows_in_order(self, split: str) -> torch.Tensor:
+        """The rows of a split in the order in which its evaluation goes through them."""
+        lengths = getattr(self.datasets[split], "lengths", None)
+        return in_order(self.rows[split], (), 0, self._eval_batch_size(split), lengths)
+
+    def samples(self, split: str, rows: Sequence[int]) -> list[Batch]:
+        """Some rows of a split, each as a batch of one: the inputs and the target."""
+        dataset = self.datasets[split]
+        return [
+            tuple(next(iter(make_loader(dataset, torch.tensor([row]), 1, key=None, num_workers=0)))) for row in rows
+        ]
+
     def train_dataloader(self) -> Any:
         def key() -> tuple[int, ...]:
             # Overfitting repeats the same batches, so their order must not change.
@@ -378,6 +403,10 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def test_dataloader(self) -> Any:
         return self._loader("test", self._eval_batch_size("test"))
+
+    def loader(self, split: str) -> Any:
+        """The loader of val or test."""
+        return self.val_dataloader() if split == "val" else self.test_dataloader()
 
 
 class Transformed(Dataset):

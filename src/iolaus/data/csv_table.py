@@ -1,6 +1,7 @@
 """A user's own table: numbers, categories and empty cells told apart, and told about by line and column."""
 
 import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CATEGORIES = 100
+BLOCK = 8192  # rows of a new file that are read together
 MOST = 1e30  # float32 ends at 3.4e38, and squares are summed
 GAPS = ("", "na", "nan", "null", "none", "?")  # cells that say nothing, in any capitals
 
@@ -234,13 +236,24 @@ class Table(DataModule, ABC):
     def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
         """The rows of a file with the same columns, in any order and among others; or a text: their values in order."""
         if isinstance(source, str):
-            table, where = self._row(source), "the text:"
-        else:
-            where = str(source)
+            yield from self._encoded(self._row(source), "the text", "the text:")
+            return
+        tables = self.blocks(str(source))
+        while True:
             try:
-                table = self.read(where)
+                table = next(tables, None)
             except UserError as error:
                 raise UserError(str(error).removeprefix("data.path: ")) from None
+            if table is None:
+                return
+            yield from self._encoded(table, str(source), str(source))
+
+    def blocks(self, path: str) -> Iterator["pd.DataFrame"]:
+        """A file as `read` gives it, in parts where the format allows it, so that it may be larger than memory."""
+        yield self.read(path)
+
+    def _encoded(self, table: "pd.DataFrame", source: str, where: str) -> torch.Tensor:
+        """New rows as inputs; messages begin with `source`, or with `where` and the row."""
         for name in self.encoding:
             if name not in table.columns:
                 raise UserError(f"{source} has no column {name!r}{did_you_mean(name, table.columns)}")
@@ -252,7 +265,22 @@ class Table(DataModule, ABC):
                 f"{where} {self.place} {line}, column {column!r}: the cell is empty; only a run with data.missing=mean or median fills "
                 "it in"
             )
-        yield from self.encode(table.mask(empty, ""), where)
+        return self.encode(table.mask(empty, ""), where)
+
+    def row_text(self, row: Any) -> str:
+        """A row of values by the names of their columns, among which there may be others, or in order."""
+        if isinstance(row, dict):
+            for name in self.encoding:
+                if name not in row:
+                    raise UserError(f"there is no column {name!r}{did_you_mean(name, row)}")
+            row = [row[name] for name in self.encoding]
+        if not isinstance(row, list) or not all(value is None or isinstance(value, str | int | float) for value in row):
+            raise UserError(f"a row is values by the names of their columns; received {str(row)[:100]}")
+        line = io.StringIO()
+        csv.writer(line, delimiter=self._delimiter(), lineterminator="").writerow(
+            ["" if value is None else value for value in row]
+        )
+        return line.getvalue()
 
     def _row(self, text: str) -> "pd.DataFrame":
         """The values of one row, given on the command line."""
@@ -292,28 +320,49 @@ class CsvTable(Table):
         self.separator = separator
 
     def read(self, path: str) -> "pd.DataFrame":
+        return next(self._tables(path, None))
+
+    def blocks(self, path: str) -> Iterator["pd.DataFrame"]:
+        return self._tables(path, BLOCK)
+
+    def _tables(self, path: str, rows: int | None) -> Iterator["pd.DataFrame"]:
+        """The file in parts of so many rows, or as a whole."""
         import pandas as pd
 
         header(path, self.separator)  # refuses an empty file
+        line = 2
         try:
-            table = pd.read_csv(
+            with pd.read_csv(
                 path,
                 sep=delimiter(self.separator),
                 dtype=str,
                 keep_default_na=False,
                 skipinitialspace=True,
                 encoding="utf-8-sig",
-            )
+                iterator=True,
+            ) as reader:
+                while len(table := _next_part(reader, rows)):
+                    table.index = pd.RangeIndex(line, line + len(table))
+                    line += len(table)
+                    table.columns = table.columns.str.strip()
+                    yield table.apply(lambda column: column.str.strip())
         except (pd.errors.ParserError, UnicodeDecodeError) as error:
             raise UserError(f"data.path: {path} cannot be read as a table: {str(error).strip()}") from None
-        if len(table) == 0:
+        if line == 2:
             raise UserError(f"data.path: {path} has column names and no rows")
-        table.index = pd.RangeIndex(2, len(table) + 2)
-        table.columns = table.columns.str.strip()
-        return table.apply(lambda column: column.str.strip())
 
     def _delimiter(self) -> str:
         return delimiter(self.separator)
+
+
+def _next_part(reader: Any, rows: int | None) -> "pd.DataFrame":
+    """The next rows of a file, none at its end."""
+    import pandas as pd
+
+    try:
+        return reader.read(rows)
+    except StopIteration:
+        return pd.DataFrame()
 
 
 def _is_gap(cell: str) -> bool:

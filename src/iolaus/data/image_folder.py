@@ -153,7 +153,7 @@ def pixels(file: Path | BinaryIO, size: Sequence[int] | None, channels: int | No
             image = image.convert("L" if is_grey else "RGB")
             if size is not None:
                 image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
     found = torch.from_numpy(np.array(image))
     found = found[None] if is_grey else found.permute(2, 0, 1)

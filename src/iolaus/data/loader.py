@@ -65,12 +65,12 @@ class TensorLoader:
         assert held is not None
         key = self.key() if self.key else ()
         of_all = self.batch_size * self.share[1]
-        rows = _ordered(self.rows, key, self.start(), of_all, getattr(self.dataset, "lengths", None))
+        rows = in_order(self.rows, key, self.start(), of_all, getattr(self.dataset, "lengths", None))
         for batch in shares(rows.to(held[0].device), self.batch_size, *self.share):
             yield take(self.dataset, batch)
 
 
-def _ordered(
+def in_order(
     rows: torch.Tensor, key: tuple[int, ...], start: int, batch_size: int, lengths: torch.Tensor | None
 ) -> torch.Tensor:
     """The rows in the order that a key gives, their own without one, from a batch on; where they have lengths, like ones together."""
@@ -111,7 +111,7 @@ class KeyedBatches:
     def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         key, start = self.key() if self.key is not None else (), self.start()
-        rows = _ordered(self.rows, key, start, self.batch_size * self.share[1], self.lengths)
+        rows = in_order(self.rows, key, start, self.batch_size * self.share[1], self.lengths)
         return self._batches(rows, key, start)
 
     def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:

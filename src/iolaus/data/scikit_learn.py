@@ -59,10 +59,14 @@ class ScikitLearn(DataModule):
         if self.input_kind == "image" and is_image:
             yield from new_images(source, self._item_shape, self.transforms, lambda image: image / 255 * BRIGHTEST)
             return
-        text = source if isinstance(source, str) else source.read_text(encoding="utf-8-sig", errors="replace")
-        where = "the text" if isinstance(source, str) else str(source)
-        for row in numbers(text.splitlines(), math.prod(self._item_shape), where):
-            yield torch.tensor(row).reshape(self._item_shape)
+        count = math.prod(self._item_shape)
+        if isinstance(source, str):
+            yield from (
+                torch.tensor(row).reshape(self._item_shape) for row in numbers(source.splitlines(), count, "the text")
+            )
+            return
+        with source.open(encoding="utf-8-sig", errors="replace") as file:  # line by line: it may be larger than memory
+            yield from (torch.tensor(row).reshape(self._item_shape) for row in numbers(file, count, str(source)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"class_names": self.class_names}

@@ -67,7 +67,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def add(self, kind: str, tag: str, *arguments: Any, **more: Any) -> None:
-        """Write a text or a sound: SummaryWriter's `add_<kind>`."""
+        """Write a text, a sound, curves of precision and recall, a layout: SummaryWriter's `add_<kind>`."""
         if not self._failed:
             with self._going_on():
                 getattr(self.experiment, f"add_{kind}")(tag, *arguments, **more)
@@ -84,6 +84,27 @@ class TensorBoard(TensorBoardLogger):
             with self._going_on():
                 image = Summary.Image(encoded_image_string=picture, colorspace=4, width=width, height=height)
                 record = Summary(value=[Summary.Value(tag=tag, image=image)])
+                self.experiment._get_file_writer().add_summary(record, step)
+
+    @rank_zero_only
+    def add_histograms(self, values: dict[str, Any], step: int) -> None:
+        """Write how values are distributed, all of a call as one record: in bins of like width, as the page shows them.
+
+        Args:
+            values: by tag, for each bin its lower edge, its upper edge and the number of values in it; and their sum and the sum of their
+                squares: (edges of B + 1 floats, counts of B floats, sum, sum of squares).
+            step: the training's.
+        """
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+        def histogram(edges: Any, counts: Any, total: float, squares: float) -> HistogramProto:
+            ends = {"min": edges[0], "max": edges[-1]}
+            sums = {"num": sum(counts), "sum": total, "sum_squares": squares}
+            return HistogramProto(**ends, **sums, bucket_limit=edges[1:], bucket=counts)
+
+        if not self._failed:
+            with self._going_on():
+                record = Summary(value=[Summary.Value(tag=tag, histo=histogram(*v)) for tag, v in values.items()])
                 self.experiment._get_file_writer().add_summary(record, step)
 
     @rank_zero_only

@@ -34,6 +34,7 @@ class Scores(nn.Module):
         super().__init__()
         self.metrics = MetricCollection(dict(metrics))
         self.to_metrics = to_metrics
+        self.listeners: list[Callable[[Any, Any, dict[str, Any]], None]] = []  # who gets what the metrics take in, too
         self._losses: list[torch.Tensor] = []
         self._sizes: list[torch.Tensor | int] = []
         self._kept: list[tuple[Any, torch.Tensor]] = []
@@ -43,7 +44,7 @@ class Scores(nn.Module):
         """Keep one batch: its mean loss and of how many it is the mean, its outputs, a tensor (B, ...) or several, its targets (B, ...)."""
         self._losses.append(loss.detach())
         self._sizes.append(size)
-        if len(self.metrics):
+        if len(self.metrics) or self.listeners:
             self._kept.append((tree_map(torch.Tensor.detach, output), target))
             self._elements += target.numel() + sum(part.numel() for part in tree_leaves(output))
         if self._elements > MOST_ELEMENTS or len(self._losses) > MOST_LOSSES:
@@ -57,6 +58,8 @@ class Scores(nn.Module):
             floats = tree_map(lambda part: part.float() if part.is_floating_point() else part, output)
             preds, target, more = self.to_metrics(floats, target)
             self.metrics.update(preds, target, **more)
+            for listener in self.listeners:
+                listener(preds, target, more)
         self._kept, self._elements = [], 0
 
     def _joined_losses(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,15 +57,29 @@ class Spectrogram(nn.Module):
         single = torch.promote_types(self.window.dtype, torch.float32)  # transforms are not made in half precision
         levels = samples.to(single) * (1.0 if samples.is_floating_point() else 2.0**-15)
         levels = levels.where(inside(lengths, samples.shape[1]), 0)
-        frames = F.pad(levels, (self.size // 2, self.size)).unfold(1, self.size, self.hop)
-        frames = frames[:, : -(-samples.shape[1] // self.hop)] * self.window.to(single)
-        counts = -(-lengths // self.hop)
-        magnitudes = torch.fft.rfft(frames).abs()
+        number, counts = covering(samples.shape[1], self.hop), covering(lengths, self.hop)
+        after = (number - 1) * self.hop + self.size - self.size // 2 - samples.shape[1]
+        padded = F.pad(levels, (self.size // 2, after))
+        if (
+            torch.compiler.is_exporting()
+        ):  # graphs of other programs have neither overlapping frames nor complex numbers
+            magnitudes = self._magnitudes(padded)
+        else:
+            magnitudes = torch.fft.rfft(padded.unfold(1, self.size, self.hop) * self.window.to(single)).abs()
         whole = magnitudes.square().sum(-1, keepdim=True).sqrt()
         bands = magnitudes if self.bands is None else magnitudes @ self.bands.to(single)
-        is_frame = inside(counts, frames.shape[1])[..., None]
+        is_frame = inside(counts, magnitudes.shape[1])[..., None]
         rows = torch.cat([standardized(part.clamp_min(FLOOR).log(), is_frame) for part in (bands, whole)], -1)
         return rows.to(self.window.dtype), counts
+
+    def _magnitudes(self, levels: torch.Tensor) -> torch.Tensor:
+        """The magnitudes (B, T, size // 2 + 1) of levels (B, N) by the transform's definition, as a convolution."""
+        size = self.size
+        turns = torch.arange(size // 2 + 1, device=levels.device)[:, None] * torch.arange(size, device=levels.device)
+        angles = (turns % size).double() * (2 * math.pi / size)
+        waves = torch.cat([angles.cos(), angles.sin()]) * self.window
+        parts = F.conv1d(levels[:, None], waves.to(levels.dtype)[:, None], stride=self.hop)
+        return parts.unflatten(1, (2, -1)).square().sum(1).sqrt().transpose(1, 2).contiguous()
 
 
 class ConvGRU(nn.Module):
@@ -136,7 +151,7 @@ class ConvGRU(nn.Module):
         x, counts = self.spectrogram(samples, lengths)
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             x = convolution(x.transpose(1, 2)).transpose(1, 2)
-            counts = -(-counts // stride)
+            counts = covering(counts, stride)
             x = norm(x).relu().where(inside(counts, x.shape[1])[..., None], 0)
         convolved = x
         last_first = reversal(counts, x.shape[1])[..., None]
@@ -148,6 +163,11 @@ class ConvGRU(nn.Module):
                 states.append(y.gather(1, last_first.expand_as(y)))
             x = torch.cat(states, -1)
         return self.head(self.dropout(torch.cat([x, convolved], -1))), counts
+
+
+def covering(whole: Any, part: int) -> Any:
+    """How many parts cover a whole: the quotient, rounded up. Graphs of other programs round negative quotients to zero."""
+    return (whole + part - 1) // part
 
 
 def inside(lengths: torch.Tensor, size: int) -> torch.Tensor:

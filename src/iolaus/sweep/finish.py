@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from iolaus.errors import UserError
 from iolaus.sweep.jobs import DONE, is_left, jobs_of
 from iolaus.sweep.report import report_sweep
+from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
@@ -20,7 +21,7 @@ def finish(config: DictConfig) -> bool:
     folder = Path(config.hydra.sweep.dir)
     jobs = jobs_of(folder)
     if any(folder.glob("*/results.json")):  # of jobs that another launcher ran, too
-        log.info("%s", report_sweep(folder))
+        log.log(RESULT, "%s", report_sweep(folder))
     if is_left(folder):
         log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
     return any(job.state not in DONE for job in jobs)

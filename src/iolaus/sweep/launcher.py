@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +14,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from iolaus.defaults import changed_by
 from iolaus.rules import GROUPS
+from iolaus.runs import Changes
 from iolaus.sweep.jobs import DONE, Job, typed, write_plan
 from iolaus.sweep.processes import Pool
+from iolaus.terminal import Console, has_boxes, is_live
 
 log = logging.getLogger("iolaus")
 
@@ -96,6 +99,11 @@ class Sweep:
         resolved = OmegaConf.create({"name": str(config.name), "output_dir": str(job.folder)})
         return OmegaConf.merge(settings, resolved), {g: c for g, c in choices.items() if g in GROUPS and c}  # type: ignore[return-value]
 
+    def changed(self, job: Job) -> Callable[[], Changes | None]:
+        """What finds the settings that a job changes."""
+        config = self._composed[job.number]
+        return changed_by(config.hydra, config)
+
     def plan(self, trials: int | None = None) -> None:
         """Write what the sweep is made of; of a search also how many trials there will be."""
         write_plan(self.folder, typed, self.script, self.jobs, trials)
@@ -117,7 +125,9 @@ class Sweep:
     def pool(self) -> Pool:
         """The processes; they are started when the first is needed."""
         if self._pool is None:
-            self._pool = Pool(self.script, **self._options)
+            asked = [config.trainer.devices for config in self._composed.values() if "trainer" in config]
+            devices = max((number for number in asked if isinstance(number, int)), default=1)
+            self._pool = Pool(self.script, devices=devices, **self._options)
         return self._pool
 
     @property
@@ -181,7 +191,10 @@ def launch_together(
             log.info("%d jobs are trained together: %s", len(group), ", ".join(f"#{job.number}" for job in members))
             for job in members:
                 job.make_room()
-            asked = [Asked(fresh[position].overrides, configs[position][1]) for position in group]
+            asked = [
+                Asked(fresh[position].overrides, configs[position][1], changed=sweep.changed(fresh[position]))
+                for position in group
+            ]
             with _quiet_terminal():
                 train_together([configs[position][0] for position in group], asked)
             for job in members:
@@ -195,14 +208,14 @@ def launch_together(
 @contextmanager
 def _quiet_terminal() -> Iterator[None]:
     """What several runs in one process have to say goes to their logs; of warnings the terminal hears too."""
-    handlers = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
-    for handler in handlers:
-        handler.setLevel(logging.WARNING)
+    handlers = [(h, h.level) for h in logging.getLogger().handlers if isinstance(h, Console)]
+    for handler, level in handlers:
+        handler.setLevel(max(level, logging.WARNING))
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.setLevel(logging.NOTSET)
+        for handler, level in handlers:
+            handler.setLevel(level)
 
 
 class Display:
@@ -213,7 +226,7 @@ class Display:
         self._told: dict[int, str] = {}
         self._drawn = 0.0
         self._live: Any = None
-        if sys.stdout.isatty():
+        if is_live(sys.stdout):
             from rich.live import Live
 
             self._live = Live(refresh_per_second=2, transient=True)
@@ -251,9 +264,10 @@ def _line(job: Job) -> str:
 
 
 def _table(jobs: Sequence[Job]) -> Any:
+    from rich import box
     from rich.table import Table
 
-    table = Table("job", "settings", "epoch", "objective", "state")
+    table = Table("job", "settings", "epoch", "objective", "state", box=box.HEAVY_HEAD if has_boxes() else box.ASCII)
     shown = [job for job in jobs if job.state != "waiting"]
     for job in shown[-30:]:
         epoch, value = job.progress()

@@ -18,10 +18,11 @@ from iolaus.errors import UserError
 from iolaus.runs import SafeLoader, is_training, paths_moved, read_results, read_settings
 
 # What may have become of a job, in the order in which those without a rank are listed.
-STATES = ("completed", "running", "interrupted", "pruned", "failed", "killed", "missing")
+STATES = ("completed", "running", "interrupted", "pruned", "failed", "killed", "unreadable", "missing")
 REPEATED = ("data.fold", "seed")  # settings that repeat a job: their results are averaged
 MOST_BYTES = 2**25  # of sweep.yaml
 ABSENT = object()
+Read = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # a job, its results, its settings
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Row:
         """Whether the job came to a number."""
         return self.state == "completed" and self.objective is not None and math.isfinite(self.objective)
 
+    def value(self, name: str) -> float | None:
+        """The objective, the best epoch, the seconds, or a metric by its key."""
+        own = {"objective": self.objective, "epoch": self.best_epoch, "seconds": self.seconds}
+        return own[name] if name in own else (self.best | self.test).get(name)
+
 
 @dataclass(frozen=True)
 class Repeats:
@@ -77,9 +83,8 @@ class Repeats:
     monitor: str | None
 
     def values(self, name: str) -> list[float]:
-        """The objective, or a metric by its key, of each job that has it."""
-        ranked = [row for row in self.rows if row.is_ranked and row.monitor == self.monitor]
-        found = [row.objective if name == "objective" else (row.best | row.test).get(name) for row in ranked]
+        """The objective, or another value by its name, of each job that has it."""
+        found = [row.value(name) for row in self.rows if row.is_ranked and row.monitor == self.monitor]
         return [value for value in found if value is not None and math.isfinite(value)]
 
     def mean(self, name: str) -> float | None:
@@ -155,22 +160,35 @@ def leaderboard(folder: Path) -> Leaderboard:
     Raises:
         UserError: for a folder that holds no sweep.
     """
-    sweep, jobs = _jobs(folder)
+    sweep, jobs = sweep_jobs(folder)
     read = [(job, read_results(job["folder"]), _settings(job["folder"])) for job in jobs]
     for job, results, _ in read:
-        job["overrides"] = job.get("overrides") or _texts(results.get("overrides"))
-    keys, columns = _varying(read)
+        job["overrides"] = job.get("overrides") or texts(results.get("overrides"))
+    named = named_settings(read)
+    columns = {key: values for key, values in (named or dict(differences(read))).items() if differ(values)}
+    return ranked(folder, read, columns, _program(sweep, [results for _, results, _ in read]))
+
+
+def ranked(folder: Path, read: Sequence[Read], columns: dict[str, list[Any]], program: str) -> Leaderboard:
+    """Jobs as rows, the best first.
+
+    Args:
+        folder: that they lie in.
+        read: the jobs, with their results and settings.
+        columns: the settings that vary, with the value of each in every job.
+        program: how a command begins that runs one again.
+    """
+    keys = sorted(columns, key=lambda key: REPEATED.index(key) if key in REPEATED else -1)
     rows = [
-        _row(job, results, {key: columns[key][place] for key in keys}) for place, (job, results, _) in enumerate(read)
+        row_of(job, results, {key: columns[key][place] for key in keys}) for place, (job, results, _) in enumerate(read)
     ]
     monitor, mode = _common_objective([results for _, results, _ in read])
     rows.sort(key=lambda row: _place(row, monitor, mode))
-    program = _program(sweep, [results for _, results, _ in read])
     board = Leaderboard(folder, program, monitor, mode, keys, rows)
     return replace(board, repeats=_repeats(board), notes=list(_notes(board)))
 
 
-def _jobs(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def sweep_jobs(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What sweep.yaml says, and the jobs; without it each subfolder that holds a run is one."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
@@ -182,7 +200,7 @@ def _jobs(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         {
             "number": job["number"] if isinstance(job.get("number"), int) else place,
             "folder": _job_folder(folder, str(job["folder"])),
-            "overrides": _texts(job.get("overrides")),
+            "overrides": texts(job.get("overrides")),
             "error": job.get("error"),
         }
         for place, job in enumerate(listed or [])
@@ -233,7 +251,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     return paths_moved(settings, str(settings.get("output_dir") or folder.resolve()), "")
 
 
-def _texts(values: Any) -> list[str]:
+def texts(values: Any) -> list[str]:
+    """A list of texts, whatever it was."""
     return [str(value) for value in values] if isinstance(values, list) else []
 
 
@@ -242,18 +261,16 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-Read = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # a job, its results, its settings
+def named_settings(read: Sequence[Read]) -> dict[str, list[Any]]:
+    """The settings that overrides set, and the value of each in every job."""
+    named = dict.fromkeys(_key(override) for job, _, _ in read for override in job["overrides"])
+    return {key: [_value(key, *one) for one in read] for key in named if key != "sweep"}
 
 
-def _varying(read: Sequence[Read]) -> tuple[list[str], dict[str, list[Any]]]:
-    """The settings that vary, those that repeat jobs last, and the value of each in every job.
-
-    They are what the jobs' overrides set; where no job has any, what their settings differ in.
-    """
-    named = list(dict.fromkeys(_key(override) for job, _, _ in read for override in job["overrides"]))
-    columns = {key: [_value(key, *one) for one in read] for key in named} if named else dict(_differences(read))
-    keys = [key for key, values in columns.items() if key != "sweep" and len(set(map(_same, values))) > 1]
-    return sorted(keys, key=lambda key: REPEATED.index(key) if key in REPEATED else -1), columns
+def differ(values: Sequence[Any]) -> bool:
+    """Whether some value is not as the first."""
+    first = values[0]
+    return any(value is not first and value != first for value in values)
 
 
 def _same(value: Any) -> str:
@@ -264,9 +281,8 @@ def _same(value: Any) -> str:
 def _value(key: str, job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any]) -> Any:
     """What a job has for a setting: the option of a group, or the value in its settings, or as its override says it."""
     texts = [override.partition("=")[2] for override in job["overrides"] if _key(override) == key]
-    choices = results.get("choices")
-    if isinstance(choices, dict) and key in choices:
-        return _plain(choices[key])
+    if key in (chosen := choices(results)):
+        return plain_choice(chosen[key])
     found = _found(settings, key)
     is_part = isinstance(found, dict) or (isinstance(found, list) and any(isinstance(item, dict) for item in found))
     if found is not ABSENT and not is_part:
@@ -274,7 +290,7 @@ def _value(key: str, job: dict[str, Any], results: dict[str, Any], settings: dic
     return _read_text(texts[-1]) if texts else None
 
 
-def _plain(choice: Any) -> Any:
+def plain_choice(choice: Any) -> Any:
     """Options of a group that takes several, as they are written."""
     return ",".join(map(str, choice)) if isinstance(choice, list) else choice
 
@@ -298,43 +314,53 @@ def _read_text(text: str) -> Any:
     return {"null": None, "true": True, "false": False}.get(text.lower(), text)
 
 
-def _differences(read: Sequence[Read]) -> Iterator[tuple[str, list[Any]]]:
-    """What jobs without overrides differ in: options of groups first, then settings that no other one implies."""
-    groups = dict.fromkeys(group for _, results, _ in read for group in _choices(results))
-    implied: list[tuple[str, list[Any]]] = []
+def differences(read: Sequence[Read], known: dict[str, list[Any]] | None = None) -> Iterator[tuple[str, list[Any]]]:
+    """What jobs differ in: options of groups first, then settings that no other one implies.
+
+    A setting that some jobs do not have at all, as those of an earlier version, tells none apart.
+
+    Args:
+        read: the jobs.
+        known: settings that are told already, with the value of each in every job.
+    """
+    implied = list((known or {}).values())
     chosen = []
-    flat = [dict(_leaves(settings)) for _, _, settings in read]
-    keys = list(dict.fromkeys(key for leaves in flat for key in leaves))
-    for group in groups:
-        options = [_plain(_choices(results).get(group)) for _, results, _ in read]
-        if len(set(map(_same, options))) > 1:
+    flat = [dict(leaves(settings)) for _, _, settings in read]
+    for group in dict.fromkeys(group for _, results, _ in read for group in choices(results)):
+        options = [plain_choice(choices(results).get(group)) for _, results, _ in read]
+        if differ(options):
             chosen.append(group)
-            yield group, options
-    for key in sorted(keys, key=lambda key: (key.partition(".")[0] not in chosen, key.count("."))):
-        values = [leaves.get(key) for leaves in flat]
-        is_chosen = key.partition(".")[0] in chosen
-        if key in ("name", "output_dir") or len(set(map(_same, values))) == 1:
+            if group not in (known or {}):
+                yield group, options
+    full = [found for found in flat if found]
+    shared = [key for key in (full[0] if full else {}) if all(key in found for found in full)]
+    for key in sorted(shared, key=lambda key: (key.partition(".")[0] not in chosen, key.count("."))):
+        if key in ("name", "output_dir") or not differ([found[key] for found in full]):
             continue
-        if not is_chosen and not any(values == others for _, others in implied):
+        values = [found.get(key) for found in flat]
+        if key.partition(".")[0] not in chosen and values not in implied:
             yield key, values
-        implied.append((key, values))
+        implied.append(values)
 
 
-def _choices(results: dict[str, Any]) -> dict[str, Any]:
-    choices = results.get("choices")
-    return choices if isinstance(choices, dict) else {}
+def choices(results: dict[str, Any]) -> dict[str, Any]:
+    """The option of each group that a run has chosen."""
+    found = results.get("choices")
+    return found if isinstance(found, dict) else {}
 
 
-def _leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its full name, and its value."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 
 
-def _row(job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any]) -> Row:
-    objective = _objective(results)
+def row_of(job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any]) -> Row:
+    """A job as a row, with those of its settings that vary."""
+    objective = objective_of(results)
     metrics = results.get("metrics") if isinstance(results.get("metrics"), dict) else {}
     seconds = results.get("seconds")
     state = _state(job["folder"], results)
@@ -354,7 +380,7 @@ def _row(job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any])
     )
 
 
-def _objective(results: dict[str, Any]) -> dict[str, Any]:
+def objective_of(results: dict[str, Any]) -> dict[str, Any]:
     """The objective of a run; of several the first."""
     objective = results.get("objective")
     if isinstance(objective, list):
@@ -399,7 +425,7 @@ def _common_objective(results: Sequence[dict[str, Any]]) -> tuple[str | None, st
     """The name and direction that most jobs have."""
     found = Counter(
         (objective["monitor"], objective.get("mode"))
-        for objective in map(_objective, results)
+        for objective in map(objective_of, results)
         if isinstance(objective.get("monitor"), str)
     )
     if not found:

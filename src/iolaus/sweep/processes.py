@@ -138,6 +138,7 @@ class Pool:
         gpus_per_job: GPUs that each job sees; None: one where there are any; 0: all see all.
         warm: whether processes are forked from one that has imported everything, or begin anew.
         timeout_s: seconds after which a job is killed; None: never.
+        devices: that each job trains on, with a process for each.
     """
 
     def __init__(
@@ -148,15 +149,16 @@ class Pool:
         gpus_per_job: int | None = None,
         warm: bool = True,
         timeout_s: float | None = None,
+        devices: int = 1,
     ):
         for name, number, least in (("n_jobs", n_jobs, 1), ("threads", threads, 1), ("gpus_per_job", gpus_per_job, 0)):
             if number is not None and (not isinstance(number, int) or number < least):
                 raise UserError(f"hydra.launcher.{name}: must be at least {least}; received {number}")
         processors = len(os.sched_getaffinity(0))
         gpus = visible_gpus() if gpus_per_job != 0 else []
-        each = gpus_per_job or 1
+        each = gpus_per_job or devices
         shares = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
-        count = n_jobs or (len(shares) if shares else processors)
+        count = n_jobs or (len(shares) if shares else max(processors // devices, 1))
         self.slots: list[str | None] = list(shares[:count]) if shares else [None] * count
         self.threads = threads or max(processors // max(len(self.slots), 1), 1)
         self.timeout_s = timeout_s

@@ -12,7 +12,8 @@ from iolaus.files import write
 from iolaus.pages import Code, Heading, Items, Page, Picture, Table, Words, markdown, page_html, shortened
 from iolaus.sweep.leaderboard import Leaderboard, Repeats, Row, leaderboard
 from iolaus.sweep.scale import cell
-from iolaus.tables import MOST_LETTERS, text_table
+from iolaus.tables import text_table
+from iolaus.terminal import width
 
 MOST_ROWS = 20  # of a table in the terminal
 MOST_METRICS = 6  # of a table in the terminal; fewer where they do not fit into a line
@@ -150,7 +151,7 @@ def _fitting(tables: Iterable[Columns]) -> str:
     """The first table, of some that have fewer and fewer columns, that fits into a line of the terminal; else the last."""
     for columns, rows in tables:
         widths = (max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True))
-        if sum(widths) + 1 <= MOST_LETTERS:
+        if sum(widths) + 1 <= width():
             break
     return text_table(columns, rows)
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +24,23 @@ from iolaus.metrics.scores import Measured, Scores
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 MOST_NUMBERS = 20  # of a metric's value, as of several tasks or classes, that are logged one by one
 UNCHECKED = 50  # losses on a GPU that are looked at together
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What an exported graph of a task gives.
+
+    Args:
+        outputs: their names.
+        use: how predictions are read off them, for whoever has the file alone.
+        free: dimensions besides the batch that may have any size: of each input by name, the dimension's name by its number.
+        most: the largest size of a free dimension by name, where there is one.
+    """
+
+    outputs: tuple[str, ...]
+    use: str
+    free: dict[str, dict[int, str]] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
 
 
 class Task(pl.LightningModule, ABC):
@@ -61,6 +79,7 @@ class Task(pl.LightningModule, ABC):
         self._scored = -1  # the batch whose scores were taken last
         self._unchecked: list[torch.Tensor] = []  # losses on a GPU that were not looked at yet
         self.pending_loss: tuple[int, torch.Tensor] | None = None  # step and loss that wait to be logged
+        self.top: int | None = None  # of many classes, how many a prediction names; None: all
         self.figures: dict[str, Any] = {}  # values of the test that are not single numbers, by metric
 
     @abstractmethod
@@ -90,8 +109,11 @@ class Task(pl.LightningModule, ABC):
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
         """A batch of n samples without content, inputs and then the target, for summaries, drawings and the count of memory."""
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
-        """What there is to look at after the test, by name; `data` is the data module. Whatever is drawn at random is keyed by its seed."""
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
+        """What there is to look at, by name: after the test of that split, and while training of the validation's.
+
+        `data` is the data module. Whatever is drawn at random is keyed by its seed.
+        """
         return {}
 
     def predict(self, items: list[Any], data: Any) -> list[dict[str, Any]]:
@@ -101,6 +123,20 @@ class Task(pl.LightningModule, ABC):
             UserError: where this kind of task has no predictions.
         """
         raise UserError(f"predict: {type(self).__name__} has no predictions for new data")
+
+    def graph(self) -> Graph:
+        """What an exported graph of `traceable` gives.
+
+        Raises:
+            UserError: where no graph has this kind of task's predictions.
+        """
+        raise UserError(
+            f"--format: {type(self).__name__} says of no graph what it gives; --format safetensors writes the weights"
+        )
+
+    def traceable(self, *inputs: torch.Tensor) -> Any:
+        """Predictions for the inputs of a batch as tensors, by operations that a graph can hold."""
+        return self.to_preds(self(*inputs))
 
     def fit_statistics(self, statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Take mean and deviation of the training split; a task that does not standardise has no use for them."""
@@ -252,8 +288,12 @@ class Task(pl.LightningModule, ABC):
         self.log_dict({f"{name}/{split}": v.float() for name, v in single.items()})
         return others
 
+    def new_optimizer(self) -> Optimizer:
+        """An optimizer as a fit begins with, without its schedule."""
+        return self._optimizer(self.named_parameters())
+
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.named_parameters())
+        optimizer = self.new_optimizer()
         if self._trainer is not None and self._trainer.gradient_clip_val:
             # Clipping needs unscaled gradients: a fused optimizer must not offer to unscale them inside its step.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from iolaus.errors import UserError
 from iolaus.exhibits import Curves, Exhibit, Text
 from iolaus.functional.decoding import sample
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 SAMPLES = 3
-BATCHES = 8  # of the test split that the loss at each position is averaged over
+BATCHES = 8  # of a split that the loss at each position is averaged over
 
 
 class LanguageModeling(Task):
@@ -69,12 +69,12 @@ class LanguageModeling(Task):
         tokens = torch.zeros(n, *self.input_shape, dtype=torch.int64, device=self.device)
         return tokens, tokens.clone()
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
         """Samples that go on from the prompt, and the loss at each position of a window: what a longer context is worth."""
         generator = torch.Generator(self.device).manual_seed(data.seed)
         texts = [self._continued(self.prompt, data, generator) for _ in range(SAMPLES)]
         losses = []
-        for _, (tokens, target) in zip(range(BATCHES), data.test_dataloader(), strict=False):
+        for _, (tokens, target) in zip(range(BATCHES), data.loader(split), strict=False):
             output = self(tokens.to(self.device)).float().transpose(1, 2)
             losses.append(F.cross_entropy(output, target.to(self.device), reduction="none"))
         bits = torch.cat(losses).mean(0).cpu() / torch.log(torch.tensor(2.0))
@@ -82,9 +82,16 @@ class LanguageModeling(Task):
         return {
             "samples": Text("\n\n----\n\n".join(texts)),
             "loss_by_position": Curves(
-                positions, {"test": bits}, ("tokens before and at it", "bits"), "loss at each position of a window"
+                positions, {split: bits}, ("tokens before and at it", "bits"), "loss at each position of a window"
             ),
         }
+
+    def graph(self) -> Graph:
+        use = (
+            "logits[b, t] are of the token that follows tokens[b, : t + 1]; tokens are the bytes of text in UTF-8 "
+            "where the vocabulary is 256"
+        )
+        return Graph(("logits",), use, {"tokens": {1: "time"}}, {"time": self.input_shape[0]})
 
     def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:
         """Each text with its continuation."""

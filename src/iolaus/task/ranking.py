@@ -6,7 +6,7 @@ import torch
 
 from iolaus.exhibits import Curves, Exhibit, Table
 from iolaus.metrics.scores import Measured
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 SAMPLES = 5  # users in the table
 SHOWN = 6  # of their clicks
@@ -56,17 +56,17 @@ class Ranking(Task):
         users = torch.zeros(n, dtype=torch.int64, device=self.device)
         return users, users[:, None], torch.ones(n, 1, device=self.device)
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
-        """Recommendations for some users of the test, and hit rates at every length of the list beside what needs no model."""
-        held = data.datasets["test"]
-        rows = torch.linspace(0, len(held) - 1, min(SAMPLES, len(held))).long()
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
+        """Recommendations for some users of the split, and hit rates at every length of the list beside what needs no model."""
+        held, rows = data.datasets[split], data.rows[split]
+        rows = rows[torch.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).long()].long()
         users, items, target = (part.cpu() for part in held.take(rows.to(held.users.device)))
         chosen = items[target > 0]
         table = [self._row(data, *pair) for pair in zip(users.tolist(), chosen.tolist(), strict=True)]
         columns = ("user", "some clicks in training", "recommended (score)", "held out", "its rank", "of")
         return {
             "recommendations": Table(columns, table, "Of all items, without those that the user clicked in training."),
-            "hit_rate": self._curves(data),
+            "hit_rate": self._curves(data, split),
         }
 
     def _row(self, data: Any, user: int, chosen: int) -> list[object]:
@@ -80,11 +80,11 @@ class Ranking(Task):
         rank = int((scores > scores[chosen]).sum()) + 1
         return [data.users[user], liked, ", ".join(named), data.items[chosen], rank, len(scores) - len(known)]
 
-    def _curves(self, data: Any) -> Curves:
+    def _curves(self, data: Any, split: str) -> Curves:
         """Share of held-out clicks among the k best of their candidates, for each k."""
         popularity = torch.bincount(data.clicked.values.long(), minlength=len(data.items)).float()
         ranks: dict[str, list[torch.Tensor]] = {"known preferences": [], "model": [], "most clicked items": []}
-        for batch in data.test_dataloader():
+        for batch in data.loader(split):
             users, items, target = (part.cpu() for part in batch)
             scores = {
                 "known preferences": data.preferences(users, items),
@@ -118,6 +118,13 @@ class Ranking(Task):
         rows = torch.arange(len(users)).repeat_interleave(lengths)
         scores[rows, known[known >= 0].long()] = -torch.inf
         return scores
+
+    def graph(self) -> Graph:
+        use = (
+            "scores of items for a user, higher is better; users and items are numbers, their places in the lists users and items. "
+            "Items that the user has clicked already are to be left out by whoever ranks them"
+        )
+        return Graph(("scores",), use, {"items": {1: "candidates"}})
 
     def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:
         """The best items of each user that the user did not click in training, a row each.

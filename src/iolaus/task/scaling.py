@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from iolaus.errors import UserError
 from iolaus.exhibits import Animation, Exhibit, Points, Table
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 MOST_FRAMES = 60  # of the path that the map took
 MOST_NAMES = 60  # that can be read beside points
@@ -110,7 +111,7 @@ class Scaling(Task):
             self._smacof = smacof_map(given, own.shape[1], self.smacof_max_iter)
             self.log_dict({"disparity/test": torch.tensor(procrustes(self._smacof, own)[2], dtype=torch.float32)})
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
         """The map, the path it took, its distances against the given ones, its coordinates, and its stress beside SMACOF's."""
         axes = self._axes()
         xy = axes.place(self._points())
@@ -151,6 +152,17 @@ class Scaling(Task):
 
     def _axes(self) -> "Axes":
         return Axes(self._points(), float(self.scale))
+
+    def graph(self) -> Graph:
+        """A map is its points; a new one is placed by a search.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "--format: a map of points has no graph, a new point is placed by a search; --format safetensors writes the points, and "
+            "samples/coordinates.csv has them as a table"
+        )
 
     @torch.no_grad()
     def predict(self, items: list[tuple[str, torch.Tensor]], data: Any) -> list[dict[str, Any]]:

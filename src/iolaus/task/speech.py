@@ -9,10 +9,10 @@ import torch
 from iolaus.exhibits import Audio, Exhibit, Heatmap, Table
 from iolaus.functional.ctc import ctc_beam_search, ctc_greedy
 from iolaus.metrics.error_rate import edit_distance
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 SHOWN = 3  # clips that are drawn
-MOST_CLIPS = 2_000  # of the test split that are listed
+MOST_CLIPS = 2_000  # of a split that are listed
 WINDOW_S, HOP_S = 0.032, 0.008  # of drawn spectrograms
 RANGE_DB = 60.0  # that is drawn, below the loudest
 TITLE = 90  # letters a line
@@ -85,24 +85,24 @@ class Speech(Task):
         tokens = torch.ones(n, 1, dtype=torch.int64, device=self.device)
         return samples, torch.full((n,), self.rate_hz, device=self.device), tokens
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
-        """Spectrogram, transcript and sound of some test clips, and all transcripts beside what was said, worst first."""
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
+        """Spectrogram, transcript and sound of some clips of the split, and all transcripts beside what was said, worst first."""
         exhibits: dict[str, Exhibit] = {}
-        for number, row in enumerate(data.rows["test"][:SHOWN].tolist(), 1):
-            samples, _, target = (part.cpu() for part in data.datasets["test"][row])
+        for number, row in enumerate(data.rows[split][:SHOWN].tolist(), 1):
+            samples, _, target = (part.cpu() for part in data.datasets[split][row])
             (heard,), (said,) = self.texts(self._decoded(samples)), self.texts(target[None])
             title = f"heard: {heard}\nsaid: {said}"
             exhibits[f"spectrogram_{number}"] = self._spectrogram(samples, title)
             exhibits[f"clip_{number}"] = Audio(samples / 2**15, self.rate_hz)
         rows: list[tuple[str, str, int]] = []
-        for *inputs, target in data.test_dataloader():
+        for *inputs, target in data.loader(split):
             heard_all = self.to_preds(self(*(part.to(self.device) for part in inputs)))
             pairs = zip(self.texts(target), heard_all, strict=True)
             rows += [(said, heard, edit_distance(heard, said)) for said, heard in pairs]
             if len(rows) >= MOST_CLIPS:
                 break
         rows.sort(key=lambda row: row[2] / max(len(row[0]), 1), reverse=True)
-        caption = f"Of the test split, {len(rows)} clips; those with most errors a character first."
+        caption = f"Of the {split} split, {len(rows)} clips; those with most errors a character first."
         exhibits["transcripts"] = Table(("said", "heard", "wrong characters"), rows, caption)
         return exhibits
 
@@ -125,6 +125,17 @@ class Speech(Task):
             extent=(0, len(samples) / self.rate_hz, 0, self.rate_hz / 2),
             origin="lower",
         )
+
+    def graph(self) -> Graph:
+        use = (
+            "samples are 16-bit at rate_hz, filled up by 0, and lengths their numbers; of a clip's first `frames` frames the likeliest "
+            "token, one of those that repeat, without 0; token k is characters[k - 1]"
+        )
+        return Graph(("logits", "frames"), use, {"samples": {1: "num_samples"}})
+
+    def traceable(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and frames, undecoded."""
+        return self(*inputs)
 
     @torch.no_grad()
     def predict(self, items: list[tuple[str, torch.Tensor]], data: Any) -> list[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Learning from pairs of input and target: classification and regression."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from iolaus.model.layers.standardize import Standardize
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
 
 class Supervised(Task):
@@ -73,9 +73,17 @@ class Supervised(Task):
             return self.loss.log_prob(output).exp()
         return output.softmax(-1)
 
+    def graph(self) -> Graph:
+        if self.target_kind == "real":
+            return Graph(("predictions",), "amounts in the target's own unit, one a column")
+        return Graph(("probabilities",), "probabilities of class_names, in their order; without names, of 0, 1, ...")
+
+    def traceable(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.to_preds(self(*inputs).float())
+
     @torch.no_grad()
     def predict(self, items: list[torch.Tensor], data: Any) -> list[dict[str, Any]]:
-        """Of classes the likeliest, its probability and all others'; of amounts the prediction of each target.
+        """Of classes the likeliest, its probability and all others', or those of the `top` likeliest; of amounts each target's prediction.
 
         Args:
             items: inputs (*input_shape).
@@ -86,8 +94,22 @@ class Supervised(Task):
             names = ["prediction"] if self.output_dim == 1 else [f"prediction_{i}" for i in range(self.output_dim)]
             return [dict(zip(names, row, strict=True)) for row in preds.tolist()]
         names = [str(name) for name in data.class_names or range(self.output_dim)]
+        if self.top is not None:
+            values, best = preds.topk(min(self.top, self.output_dim))
+            return [
+                dict(_ranked([names[i] for i in row], probabilities))
+                for row, probabilities in zip(best.tolist(), values.tolist(), strict=True)
+            ]
         return [
             {"prediction": names[max(range(len(row)), key=row.__getitem__)], "probability": max(row)}
             | {f"p_{name}": p for name, p in zip(names, row, strict=True)}
             for row in preds.tolist()
         ]
+
+
+def _ranked(names: list[str], probabilities: list[float]) -> Iterator[tuple[str, Any]]:
+    """Prediction and probability, then prediction_2, probability_2, ...: classes, the likeliest first."""
+    for rank, (name, probability) in enumerate(zip(names, probabilities, strict=True), 1):
+        ending = f"_{rank}" if rank > 1 else ""
+        yield f"prediction{ending}", name
+        yield f"probability{ending}", probability

@@ -9,8 +9,9 @@ from iolaus.exhibits import Exhibit, Heatmap, Table
 from iolaus.functional.decoding import beam_search, greedy
 from iolaus.functional.tokens import BOS, EOS, NO_TARGET, PAD
 from iolaus.metrics.scores import Measured
-from iolaus.task.base import Task
+from iolaus.task.base import Graph, Task
 
+MOST_SENTENCES = 100  # of the validation that are translated for a look
 MOST_TICKS = 30  # tokens of a source whose names can be read along an axis
 
 
@@ -93,22 +94,31 @@ class Translation(Task):
         output, target = self.score(self.test_scores, batch, self._is_spare("test", batch_idx))
         self._tested.append((batch[0].cpu(), output.cpu(), target.cpu()))
 
-    def show(self, data: Any) -> dict[str, Exhibit]:
-        """A table of the test sentences, those that went wrong first, and what the longest translation that is legible looked at."""
+    def show(self, data: Any, split: str = "test") -> dict[str, Exhibit]:
+        """A table of sentences, those that went wrong first, and what the longest translation that is legible looked at."""
+        translated = self._tested if split == "test" else self._translated(data, split)
         rows = [
             (self._source(data, source), data.decode(tokens), data.decode(reference))
-            for batch in self._tested
+            for batch in translated
             for source, tokens, reference in zip(*(part.tolist() for part in batch), strict=True)
         ]
         rows.sort(key=lambda row: row[1] == row[2])
         wrong = sum(row[1] != row[2] for row in rows)
         caption = f"{wrong} of {len(rows)} differ from the reference; they come first."
         shown: dict[str, Exhibit] = {"translations": Table(["source", "prediction", "reference"], rows, caption)}
-        sources = [source[source != PAD][None] for batch in self._tested for source in batch[0]]
+        sources = [source[source != PAD][None] for batch in translated for source in batch[0]]
         legible = [source for source in sources if source.shape[1] <= MOST_TICKS]
         if legible and hasattr(self.model, "attention"):
             shown["attention"] = self._attention(max(legible, key=lambda source: source.shape[1]).to(self.device), data)
         return shown
+
+    def _translated(self, data: Any, split: str) -> list[tuple[torch.Tensor, ...]]:
+        """Sources, translations and references of some sentences of a split."""
+        size = min(MOST_SENTENCES, len(data.rows[split]))
+        return [
+            (source.cpu(), self.translate(source.to(self.device)).cpu(), target.cpu())
+            for source, _, target in data.some_batches(split, size, size, data.seed)
+        ]
 
     def _source(self, data: Any, tokens: Sequence[int]) -> str:
         return ("" if data.source_tokens == "characters" else " ").join(data.source_text(tokens))
@@ -125,6 +135,14 @@ class Translation(Task):
             "attention",
             ticks=(names, [data.vocab[token] for token in found[0, :length].tolist()]),
         )
+
+    def graph(self) -> Graph:
+        use = (
+            "logits[b, t] are of the token of the target that follows tokens[b, : t + 1]; a translation begins with the token 1 alone "
+            "and is gone on with by the likeliest token until that is 2; a token's text is its place in vocab, and sources are filled "
+            "up by 0"
+        )
+        return Graph(("logits",), use, {"source": {1: "source_length"}, "tokens": {1: "target_length"}})
 
     @torch.no_grad()
     def predict(self, items: list[str], data: Any) -> list[dict[str, Any]]:

@@ -3,13 +3,17 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from forked import Child, differences, kill_at_step
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
@@ -269,3 +273,108 @@ def test_refused_in_a_line(command, monkeypatch, environment, words, message):
     assert message in outcome.text
     assert "Traceback" not in outcome.text
     assert len(outcome.text.strip().splitlines()) == 1, outcome.text
+
+
+NOTED = """
+from pathlib import Path
+import pytorch_lightning as pl
+
+class Noted(pl.Callback):
+    def on_fit_end(self, trainer, pl_module):
+        place = Path(trainer.default_root_dir, f"rank{trainer.global_rank}")
+        place.write_text(f"{trainer.optimizers[0].defaults['lr']} {pl_module.model.layers[1].out_features} {trainer.world_size}")
+"""
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_have_the_same_settings_in_each_process(tmp_path):
+    (tmp_path / "noted.py").write_text(NOTED)
+    words = [
+        "-m",
+        "data=iris",
+        "trainer=ddp",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        "allow=[noted]",
+        "stages=[fit]",
+    ]
+    words += ["optim.lr=0.02,0.01", "model.hidden_dims=[8],[4]", "+callbacks.noted._target_=noted.Noted"]
+    command = [sys.executable, ROOT / "train.py", *words, "output_dir=sweep"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    jobs = sorted(path for path in (tmp_path / "sweep").iterdir() if (path / "results.json").exists())
+    told = [[(job / f"rank{rank}").read_text() for rank in (0, 1)] for job in jobs]
+    assert [one for one, _ in told] == ["0.02 8 2", "0.02 4 2", "0.01 8 2", "0.01 4 2"]
+    assert all(one == other for one, other in told)
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path):
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", ROOT / "train.py", "trainer=ddp"]
+    command += ["data=iris", "trainer.max_epochs=1"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    (results,) = tmp_path.rglob("results.json")
+    assert json.loads(results.read_text())["processes"] == 2
+    assert not list(tmp_path.rglob("train_ddp_process_1.log"))
+
+
+@pytest.mark.slow
+def test_srun(tmp_path):
+    """The variables that srun sets; a port is chosen by the job's number."""
+
+    def task(rank: int) -> Callable[[], None]:
+        def arm() -> None:
+            names = {"SLURM_JOB_ID": 4000 + os.getppid() % 1000, "SLURM_JOB_NAME": "train", "SLURM_NTASKS": 2}
+            names |= {"SLURM_STEP_NUM_TASKS": 2, "SLURM_STEP_NUM_NODES": 1, "SLURM_NNODES": 1, "SLURM_NODEID": 0}
+            names |= {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODELIST": "127.0.0.1"}
+            names |= {"SLURM_NTASKS_PER_NODE": 2}
+            os.environ |= {key: str(value) for key, value in names.items()}
+            rank_zero_only.rank = lightnings.rank = rank
+
+        return arm
+
+    words = ["trainer=ddp", "data=iris", "trainer.max_epochs=1", "output_dir=run"]
+    children = [Child(tmp_path, *words, before=task(rank)) for rank in (0, 1)]
+    assert ended(children) == [0, 0], children[0].text
+    assert state(tmp_path / "run")["processes"] == 2
+
+
+MACHINES = """
+for host in a b; do ip netns add $1$host; ip -n $1$host link set lo up; done
+ip link add veth0 netns $1a type veth peer name veth0 netns $1b
+ip -n $1a addr add 10.77.0.1/24 dev veth0; ip -n $1b addr add 10.77.0.2/24 dev veth0
+ip -n $1a link set veth0 up; ip -n $1b link set veth0 up
+"""
+
+
+@pytest.fixture
+def machines():
+    """Two machines with a cable between them, as network namespaces, which take root."""
+    name = f"iolaus{os.getpid()}"
+    if os.getuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces take root and the program ip")
+    made = subprocess.run(["sh", "-ec", MACHINES, "sh", name], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no network namespaces here: {made.stderr}")
+    yield [f"{name}a", f"{name}b"]
+    for host in "ab":
+        subprocess.run(["ip", "netns", "del", f"{name}{host}"], check=True)
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path, machines):
+    torchrun = Path(sys.executable).with_name("torchrun")
+    words = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "10.77.0.1", "--master-port", "29511"]
+    train = [ROOT / "train.py", "trainer=ddp", "data=iris", "trainer.max_epochs=2", "output_dir=run"]
+    several = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", machine, torchrun, *words, "--node-rank", str(rank), *train],
+            cwd=tmp_path,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "veth0"},
+        )
+        for rank, machine in enumerate(machines)
+    ]
+    assert [process.wait(300) for process in several] == [0, 0]
+    one = together(tmp_path / "one", 2, *train[2:-1])
+    assert differences(one, tmp_path / "run") == []

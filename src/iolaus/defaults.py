@@ -1,0 +1,109 @@
+"""The settings that a command changes: the options it chooses in place of others, and values that are not those of the options."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iolaus.rules import GROUPS
+from iolaus.runs import Changes, changes
+
+log = logging.getLogger("iolaus")
+
+OWN = ("hydra", "name", "output_dir")
+
+
+def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
+    """What finds the settings that a job changes, once it is asked; composing the defaults takes a tenth of a second.
+
+    Args:
+        hydra: the job's own settings of Hydra: its choices, its overrides, where its options are.
+        config: the job's settings as they were composed, before the data tell what only they know.
+    """
+    settings: dict[str, Any] = _plain(config)
+    choices = {str(group).split("@")[0]: choice for group, choice in hydra.runtime.choices.items()}
+    chosen = {group: choice for group, choice in choices.items() if group in GROUPS}
+    extra = {group: choices[group] for group in ("experiment", "sweep") if choices.get(group) not in (None, "grid")}
+    sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    job = str(hydra.job.config_name), list(hydra.overrides.task), chosen, extra, sources
+
+    def changed() -> Changes | None:
+        if not GlobalHydra.instance().is_initialized():
+            return None
+        try:
+            return _changed(*job, settings)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # a report is not lost for it
+            log.warning("the settings that differ from the defaults cannot be told: %s", str(error).splitlines()[0])
+            return None
+
+    return changed
+
+
+def _changed(
+    name: str,
+    overrides: Sequence[str],
+    chosen: dict[str, Any],
+    extra: dict[str, Any],
+    sources: Sequence[Path],
+    settings: dict[str, Any],
+) -> Changes:
+    """The changes of one job.
+
+    Args:
+        name: of the primary config.
+        overrides: the job's.
+        chosen: the option of each group of which one is chosen; an experiment may have chosen it.
+        extra: the experiment and the sweep, which choose options and set values too.
+        sources: the folders of options.
+        settings: as composed, interpolations not followed.
+    """
+    places = tuple(map(str, sources))
+    words = {word.partition("=")[0]: word for word in overrides}
+    several = [word for group, word in words.items() if group in GROUPS - chosen.keys()]
+    found: Changes = {group: {"default": None, "value": choice} for group, choice in extra.items()}
+    listed = _listed(name, sources)
+    for group, choice in (chosen | {word.partition("=")[0]: _read(word) for word in several}).items():
+        if group != "data" and group not in words and not extra:
+            continue  # the data set or the task picked it
+        picked = {} if group == "data" else _composed(name, places, (f"data={chosen['data']}",))[1]
+        default = picked.get(group, listed.get(group))
+        if choice != default:
+            found[group] = {"default": default, "value": choice}
+    if extra or any(group not in GROUPS for group in words):
+        options = [f"{group}={choice}" for group, choice in chosen.items() if choice is not None]
+        defaults, _ = _composed(name, places, (*options, *several))
+        found |= changes(defaults, settings)
+    return found
+
+
+def _plain(config: DictConfig) -> Any:
+    """Settings as plain containers, interpolations not followed, without Hydra's and those that every run has for itself."""
+    kept = [str(key) for key in config if key not in OWN]
+    return OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=False)
+
+
+def _read(word: str) -> Any:
+    return yaml.safe_load(word.partition("=")[2])
+
+
+def _listed(name: str, sources: Sequence[Path]) -> dict[str, Any]:
+    """The option of each group in the defaults list of the primary config."""
+    file = next((folder / f"{name}.yaml" for folder in sources if (folder / f"{name}.yaml").is_file()), None)
+    entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []) if file else []
+    return {str(key): value for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(name: str, places: tuple[str, ...], words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings as these words compose them from the options at these places, and the options chosen."""
+    config = compose(name, list(words), return_hydra_config=True)
+    choices = {str(group).split("@")[0]: choice for group, choice in config.hydra.runtime.choices.items()}
+    return _plain(config), choices
