@@ -26,7 +26,7 @@ BLOCK = 256  # rows that are converted together
 
 
 class HfDataset(StreamedData):
-    """Rows of JSON, CSV, Arrow or Parquet files, as `datasets.load_dataset(..., streaming=True)` gives them; nothing is fetched from a network.
+    """Rows of JSON, CSV, Arrow or Parquet files, as `datasets.load_dataset(..., streaming=True)` gives them; nothing is fetched.
 
     A shard is a file. Its rows are counted once by reading the target's column, unless `num_rows` says them; where a stream begins inside a
     file, the library passes over the rows before, so many files are better than one.

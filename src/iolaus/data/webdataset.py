@@ -29,8 +29,8 @@ META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
 class WebDataset(StreamedData):
     """Samples in tar files, each of several members with one name and different endings: `000.jpg` and `000.cls`.
 
-    A shard is a tar file. Each is looked through once for the number of its samples and their labels, by the headers of its members; where a
-    run goes on, the samples that come before are passed over.
+    A shard is a tar file. Each is looked through once for the number of its samples and their labels, by the headers of its members; where
+    a run goes on, the samples that come before are passed over.
 
     Args:
         path: a tar file, a folder of them, one with folders train, val, test, or a pattern.
@@ -266,7 +266,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """
     end = 0
     while (member := archive.next()) is not None:
-        archive.members = []  # type: ignore[misc]
+        archive.members = []  # type: ignore[attr-defined]
         end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if member.isreg() and _ending(member.name) and not META.match(member.name):
             yield member
