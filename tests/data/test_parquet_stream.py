@@ -268,7 +268,7 @@ def test_only_the_groups_that_are_left_are_read(tmp_path, monkeypatch):
 
 
 def test_a_pattern_from_the_command(command, folder):
-    words = ("data=parquet_stream", "data.target=y", "output_dir=run", "trainer.max_epochs=1", "stages=[info]")
+    words = ("data=parquet_stream", "data.target=y", "trainer.max_epochs=1", "stages=[info]")
     outcome = command(*words, f'data.path="{folder}/part-*.parquet"', "data.drop=[id]")
     assert outcome.code == 0, outcome.text
     outcome = command(*words, f'data.path="{folder}/shard-*.parquet"')
