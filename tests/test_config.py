@@ -24,6 +24,7 @@ TASKS |= {"scaling": "distances"}
 MORE = {
     "data=csv": ["task=classification", "data.path=.", "data.target=y"],
     **{f"data={name}": ["task=classification", "data.path=."] for name in ("npz", "hdf5")},
+    "data=parquet_stream": ["task=classification", "data.path=.", "data.target=y", "data.input_kind=table"],
     "data=parquet": ["task=classification", "data.path=.", "data.target=y"],
     **{
         f"data={name}": ["data.path=."]

@@ -62,12 +62,16 @@ SUPPORT = {
     "augment/base",
     "data/base",
     "data/arrays",
+    "data/arrow_rows",
     "data/clicks",
     "data/clips",
     "data/loader",
     "data/memory",
     "data/order",
     "data/sniff",
+    "data/stream_loader",
+    "data/stream_order",
+    "data/streaming",
     "task/base",
     "gradient/base",
     "study/base",
@@ -237,7 +241,8 @@ def inherited(file):
         if isinstance(entry, str) and entry.startswith("/base/"):
             base = CONF / "base" / f"{entry.removeprefix('/base/').partition('@')[0]}.yaml"
             content = read_yaml(base)
-            settings |= (SHARED if base.stem == "data" else content["data"]) | inherited(base)
+            own = {key: value for key, value in content.items() if key != "defaults"}
+            settings |= (SHARED if base.stem == "data" else content.get("data", own)) | inherited(base)
         elif isinstance(entry, str) and entry == "auto":
             settings |= read_yaml(file.parent / "auto.yaml")
     return settings

@@ -1,5 +1,6 @@
 """Settings that are right each and must also fit together: parts and data, objective and metrics, files and folders."""
 
+import glob
 import importlib.machinery
 import math
 import re
@@ -328,5 +329,9 @@ def _source(config: Node) -> Iterator[str]:
 def missing_files(data: Node) -> Iterator[str]:
     """Files of the data that are not there."""
     for key, value in data.items():
-        if (key == "path" or key.endswith("_path")) and isinstance(value, str) and not Path(value).exists():
+        if not (key == "path" or key.endswith("_path")) or not isinstance(value, str) or Path(value).exists():
+            continue
+        if "num_streams" not in data or not glob.glob(
+            value, recursive=True
+        ):  # data that are streamed may have a pattern
             yield f"data.{key}: {value} does not exist  (working directory: {Path.cwd()})"
