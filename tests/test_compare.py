@@ -111,6 +111,7 @@ def test_runs_that_differ_in_the_seed_alone_are_joined(outputs, capfd):
     code, text = call(capfd)
     assert code == 0
     kept = found["cnn"][:2]
+    assert "cnn" in text, text
     line = next(line for line in text.splitlines() if "cnn" in line)
     assert f"{statistics.fmean(kept):.4g} ± {statistics.stdev(kept):.2g}" in line
     assert "2 of 3" in line

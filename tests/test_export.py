@@ -71,6 +71,7 @@ def predictions(call, run, tmp_path, *arguments):
     return [json.loads(line) for line in (tmp_path / "preds.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_onnxruntime_alone_predicts_the_same(run, call, tmp_path):
     """For new rows, of which the graph takes as many as come; and for the example in the description."""
     import onnxruntime

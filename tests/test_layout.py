@@ -63,12 +63,16 @@ SUPPORT = {
     "augment/base",
     "data/base",
     "data/arrays",
+    "data/arrow_rows",
     "data/clicks",
     "data/clips",
     "data/loader",
     "data/memory",
     "data/order",
     "data/sniff",
+    "data/stream_loader",
+    "data/stream_order",
+    "data/streaming",
     "task/base",
     "gradient/base",
     "study/base",
@@ -123,10 +127,10 @@ def test_imports_go_one_way(file):
                 "build",
                 "report",
                 "runs",
+                "supervise",
                 "resume",
                 "finished",
                 "startup",
-                "supervise",
                 "train",
                 "memory",
                 "sweep",
@@ -238,7 +242,10 @@ def inherited(file):
         if isinstance(entry, str) and entry.startswith("/base/"):
             base = CONF / "base" / f"{entry.removeprefix('/base/').partition('@')[0]}.yaml"
             content = read_yaml(base)
-            settings |= (SHARED if base.stem == "data" else content["data"]) | inherited(base)
+            own = {key: value for key, value in content.items() if key != "defaults"}
+            settings |= (SHARED if base.stem == "data" else content.get("data", own)) | inherited(base)
+        elif isinstance(entry, str) and entry == "auto":
+            settings |= read_yaml(file.parent / "auto.yaml")
     return settings
 
 
@@ -268,7 +275,10 @@ def test_options_list_every_argument(file, path, node):
     module, _, name = node["_target_"].rpartition(".")
     cls = getattr(__import__(module, fromlist=[name]), name)
     found = arguments(cls)
-    settings = inherited(file) | node
+    is_part = (
+        file.parent.name == "trainer" and path != "trainer"
+    )  # as its strategy, which inherits nothing of the trainer
+    settings = node if is_part else inherited(file) | node
     missing = found.keys() - settings.keys() - given(path) - UNSAID
     assert not missing, f"{file.name} does not list {sorted(missing)} of {name}"
     if not module.startswith("iolaus."):

@@ -37,6 +37,7 @@ def table(call, made, tmp_path, *words):
         return list(csv.DictReader(file)), text
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_likeliest_are_named(call, made, new, tmp_path):
     """Five in a table, as many as asked for, all in JSON lines; the same probabilities everywhere."""
     every = predictions(call, made, tmp_path, new)

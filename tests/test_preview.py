@@ -81,6 +81,7 @@ DRAWN = [o for o in options("model") if o not in ("llama", "resnet34", "resnet50
 FEW = ("mlp", "cnn", "lstm", "transformer")
 
 
+@pytest.mark.slow
 def test_a_look_before_the_training_does_not_change_it(command):
     frozen = "+optim._groups_.stem={match: layers.1, frozen: true}"
     ends = []

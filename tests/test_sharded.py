@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from forked import Child, copy_of, differences, kill_at_step
-from test_processes import alone, assert_alike, curve, ended, group, together
+from test_training_together import alone, assert_alike, curve, ended, group, together
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from iolaus import checkpoint, files, sharded

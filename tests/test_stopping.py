@@ -92,6 +92,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == point
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grace", [0.2, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_signal_inside_a_validation(tmp_path, grace):
     """It may end within its time, and then no step is lost; else the run ends, and resumes from the point before."""
@@ -176,6 +177,7 @@ def test_a_gradient_that_overflows_is_told_by_its_weights(tmp_path, monkeypatch)
     assert "after step 6 the weights model.layers.1.weight are not finite" in child.text
 
 
+@pytest.mark.slow
 def test_going_back_with_a_lower_rate(tmp_path):
     arguments = [*SMALL, "optim=sgd", "optim.lr=1e25", "callbacks=[default,go_back]", "callbacks.go_back.factor=1e-13"]
     child = Child(tmp_path, *arguments, "output_dir=run")
@@ -273,6 +275,7 @@ def test_files_that_a_killed_save_left_are_removed(killed):
     assert not list((killed / "killed").rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_data_that_changed_are_told(tmp_path):
     def table(noise):
         (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i / 10},{i / 5 + noise}\n" for i in range(90)))
@@ -309,13 +312,14 @@ def test_two_runs_started_in_the_same_moment(tmp_path):
     assert results(tmp_path / "run")["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_the_folder_is_removed_while_the_run_goes_on(tmp_path):
     child = Child(tmp_path, *SMALL, *MANY, "output_dir=run")
     until(lambda: started(tmp_path / "run"))
     (tmp_path / "run").rename(tmp_path / "gone")
     assert child.wait() == 1
-    told = [line for line in child.text.splitlines() if not line.startswith("epoch")]
-    assert len(told) <= 8, child.text
+    told = [line for line in child.text.partition("epoch 1")[2].splitlines() if not line.startswith("epoch")]
+    assert len(told) <= 5, child.text
     assert "is gone" in child.text
 
 
@@ -332,6 +336,7 @@ def test_the_folder_cannot_be_written_any_more(tmp_path):
     assert (tmp_path / "kept/last.ckpt").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_told(tmp_path):
     deadly = NOISY.replace(
         "x = torch.full",

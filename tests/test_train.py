@@ -24,6 +24,7 @@ RESULT_KEYS = {
         "choices",
         "seed",
         "task",
+        "processes",
         "metrics",
         "objective",
         "best_epoch",
@@ -280,6 +281,7 @@ def test_one_batch_leaves_nothing_behind(command):
     assert sorted(f.name for f in outcome.folder.iterdir() if f.suffix != ".log") == ["config.yaml", "model.txt"]
 
 
+@pytest.mark.slow
 def test_without_callbacks_the_last_weights_are_tested(command):
     outcome = command("callbacks=none", "trainer.max_epochs=1")
     assert outcome.results["checkpoint"] is None
@@ -338,6 +340,7 @@ def test_a_sweep_has_a_readable_folder_for_each_job(command, tmp_path):
         assert (sweep / name / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_the_report_tells_the_interrupted_run(command, monkeypatch):
     from iolaus.task.supervised import Supervised
 

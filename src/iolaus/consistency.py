@@ -1,5 +1,6 @@
 """Settings that are right each and must also fit together: parts and data, objective and metrics, files and folders."""
 
+import glob
 import importlib.machinery
 import math
 import re
@@ -16,6 +17,7 @@ from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
+WANT_WHOLE_WEIGHTS = {"Averaging", "Curvature", "Histograms", "GradientNorm", "Embeddings", "Samples", "Graph"}
 SPARSE = ("torch.optim.SparseAdam", "torch.optim.SGD", "torch.optim.Adagrad")  # which take sparse gradients
 
 PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")  # of an address
@@ -247,8 +249,9 @@ def _processes(config: Node) -> Iterator[str]:
     if config["stages"] == ["study"]:
         yield "stages: a study is done by one process; set trainer.devices=1"
     is_sharded = str(_target_of(trainer.get("strategy"))).endswith((".FullySharded", ".ModelParallelStrategy"))
-    if is_sharded and (found := together & {"Averaging", "Curvature"}):
-        yield f"trainer=fsdp: {' and '.join(sorted(found))} among the callbacks wants whole weights in each process; take trainer=ddp"
+    if is_sharded and (found := together & WANT_WHOLE_WEIGHTS):
+        names = " and ".join(sorted(found))
+        yield f"trainer=fsdp: {names} among the callbacks wants whole weights in a process; leave it out, or take trainer=ddp"
 
 
 def _mismatches(here: ranks.Place, trainer: Node, number: Any) -> Iterator[str]:
@@ -354,5 +357,9 @@ def _source(config: Node) -> Iterator[str]:
 def missing_files(data: Node) -> Iterator[str]:
     """Files of the data that are not there."""
     for key, value in data.items():
-        if (key == "path" or key.endswith("_path")) and isinstance(value, str) and not Path(value).exists():
+        if not (key == "path" or key.endswith("_path")) or not isinstance(value, str) or Path(value).exists():
+            continue
+        if "num_streams" not in data or not glob.glob(
+            value, recursive=True
+        ):  # data that are streamed may have a pattern
             yield f"data.{key}: {value} does not exist  (working directory: {Path.cwd()})"

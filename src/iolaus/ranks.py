@@ -20,6 +20,7 @@ WORLD = "iolaus/world"  # how many processes rank 0 expects
 SUPERVISED = "IOLAUS_SUPERVISED"  # set for processes that `supervise` watches
 
 _store: Any = None  # that all of them reach, once they have joined
+_joined: "Place | None" = None  # this one then
 
 
 class Lost(UserError):
@@ -51,6 +52,8 @@ def place() -> Place:
     Raises:
         UserError: for variables that contradict one another.
     """
+    if _joined is not None:
+        return _joined
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
         rank, local_rank, world, local_world = _numbers(names, (0, 0, 1, os.environ["WORLD_SIZE"]))
@@ -87,7 +90,7 @@ def is_first() -> bool:
 
 def count() -> int:
     """How many processes train together, once they have joined."""
-    return place().world if _store is not None else 1
+    return 1 if _joined is None else _joined.world
 
 
 def join(timeout_s: float, join_timeout_s: float) -> None:
@@ -100,7 +103,7 @@ def join(timeout_s: float, join_timeout_s: float) -> None:
     Raises:
         UserError: when the first one is not reached, not all come in time, or expect different numbers of them.
     """
-    global _store
+    global _store, _joined
     here = place()
     if here.world == 1 or _store is not None:
         return
@@ -132,7 +135,7 @@ def join(timeout_s: float, join_timeout_s: float) -> None:
     except (RuntimeError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"{came}; is rank 0 there, and were all started?  ({reason})") from error
-    _store = store
+    _store, _joined = store, here
 
 
 def _find_master(here: Place) -> None:
@@ -155,12 +158,12 @@ def free_port() -> int:
 
 def leave() -> None:
     """Part from the other processes."""
-    global _store
+    global _store, _joined
     if _store is not None:
         from torch import distributed
 
         distributed.destroy_process_group()
-        _store = None
+        _store = _joined = None
 
 
 def gather(value: Value) -> list[Value]:

@@ -237,10 +237,8 @@ class Report:
 
         task = self.run.task
         task.eval()
-        self.run.data.is_shared = False
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
             self._exhibits = task.show(self.run.data)
-        self.run.data.is_shared = True
         for name, value in self.run.history.test.items():
             if name.startswith("loss/") and not math.isfinite(value):
                 log.warning("%s: is %s; look for extreme values in the test split", name, value)

@@ -71,7 +71,9 @@ def _agreed(config: DictConfig, job: Job) -> DictConfig:
     if here.world == 1:
         return config
     ranks.join(config.trainer.timeout_s, config.trainer.join_timeout_s)
-    told = ranks.gather((plain(config), job.overrides))
+    # what only the data's file tells is not known yet: settings that read it must not be resolved, and those of the top level are Hydra's
+    whole = {key: value for key, value in plain(config).items() if not isinstance(value, dict | list)}
+    told = ranks.gather((plain(config, resolve=False) | whole, job.overrides))
     settings, words = told[0]
     for rank, (_, others) in enumerate(told):
         if others != words:

@@ -36,6 +36,7 @@ def saved(outcome, name="last"):
     return {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}, content
 
 
+@pytest.mark.slow
 def test_swa_is_the_mean_after_each_of_the_last_epochs(command, raw):
     """The last epoch counts too; test and checkpoint have the mean, the raw weights are kept beside it."""
     outcome = command(*RUN, *KEEP, "callbacks=[default,swa]", "callbacks.swa.start=2")
@@ -90,6 +91,7 @@ def test_a_start_that_is_never_reached_is_refused(command):
     assert "callbacks.swa.start: averaging after 4 epochs never begins with trainer.max_epochs=4" in outcome.text
 
 
+@pytest.mark.slow
 def test_the_tested_weights_are_the_averaged_ones(command, raw):
     """`iolaus test` on the checkpoint and the run's own test give the mean's metrics."""
     outcome = command(

@@ -402,6 +402,7 @@ def test_columns_that_are_left_out_may_hold_anything(tmp_path):
     assert data.input_shape == (3,)
 
 
+@pytest.mark.slow
 def test_parquet_and_text_are_told_apart(command, tmp_path):
     FRAME.to_parquet(tmp_path / "t.parquet")
     FRAME.to_csv(tmp_path / "t.csv", index=False)

@@ -122,6 +122,7 @@ def test_estimates_are_unbiased_and_as_far_off_as_stated(name, law, batch):
     assert ((drawn.mean(0) - exact) / (drawn.std(0) / count**0.5)).abs().max() < 5.2
 
 
+@pytest.mark.slow
 def test_more_tangents_lower_the_variance_as_predicted(batch):
     """Eight tangents: an eighth of the squared error, within a fifth, over 200 estimates."""
     module = Step("mlp")

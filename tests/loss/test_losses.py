@@ -187,6 +187,7 @@ def test_the_learned_variance_is_that_of_the_errors():
     torch.testing.assert_close(loss.log_variance.exp(), target.square().mean(0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_balancing_weights_are_scikit_learn_s(command):
     from sklearn.utils.class_weight import compute_class_weight
 

@@ -71,6 +71,7 @@ def test_parameter_groups():
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.1, 0.3), (0.5, 0.3), (0.1, 0.0)]
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay(command):
     """Their rate and decay do not matter, and they have no gradient."""
     settings = plain(composed("data=iris", "+optim._groups_.stem={match: layers.1, frozen: true}"))
@@ -85,6 +86,7 @@ def test_frozen_parameters_stay(command):
     assert task.model.layers[-1].weight.grad is not None
 
 
+@pytest.mark.slow
 def test_groups_from_the_command_line(command):
     outcome = command(
         *("data=iris", "optim=adamw", "trainer.max_epochs=2", "callbacks=[default,resume_points]"),

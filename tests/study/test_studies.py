@@ -36,6 +36,7 @@ def test_a_point_without_a_gradient_is_refused():
         WorkedFunction(w1=0.5)
 
 
+@pytest.mark.slow
 def test_descent_by_random_directions_takes_n_times_the_steps():
     study = Dimension(dimensions=[8, 16, 32, 64], repeats=5)
     exhibits = study.run()
@@ -54,6 +55,7 @@ def test_forward_and_reverse_jacobians_cost_the_same_at_as_many_outputs_as_input
     assert flops["forward"][0] / flops["reverse"][0] == pytest.approx(100, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_price_of_a_gradient_has_a_row_for_each_network():
     study = GradientCost(widths=[1, 2], most_differences=100)
     exhibits = study.run()

@@ -146,6 +146,7 @@ def test_the_same_numbers_as_one_by_one(tmp_path, quick, case):
         assert_alike(tmp_path, number)
 
 
+@pytest.mark.slow
 def test_each_stops_when_it_would_stop(tmp_path, quick):
     """Runs end at different epochs, so that the stack becomes smaller, to a single member in the end."""
     base = ["callbacks.early_stopping.patience=1", "trainer.max_epochs=9", "data.batch_size=32"]
@@ -235,6 +236,7 @@ def test_a_signal_leaves_resume_points(tmp_path, quick, monkeypatch):
         assert checkpoint(tmp_path / f"all{number}", "last")["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_stacked_after_all_is_trained_by_itself(tmp_path, quick, monkeypatch, caplog):
     """Where the first stacked step is another one than the run's own, the runs are trained one by one: the same bits."""
     caplog.set_level(logging.INFO)
@@ -246,6 +248,7 @@ def test_what_cannot_be_stacked_after_all_is_trained_by_itself(tmp_path, quick, 
     assert "trained by itself" in (tmp_path / "all0" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_is_taken_fails_alone(tmp_path, quick):
     variants = [["optim.lr=0.01"], ["optim.lr=0.02"], ["optim.lr=0.03"]]
     (tmp_path / "all1").mkdir()

@@ -42,6 +42,7 @@ def a_task(points, scale=1.0):
     return task
 
 
+@pytest.mark.slow
 def test_points_in_a_plane_are_found(command, tmp_path):
     """Up to rotation and mirroring, in their own unit; SMACOF finds the same."""
     write(tmp_path / "plane.csv", PLANE)

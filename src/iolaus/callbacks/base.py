@@ -25,8 +25,8 @@ LONG_S = 2.0  # a look that takes longer is told, once
 class Look(pl.Callback, ABC):
     """Writes to TensorBoard what is to be seen of a training, and changes nothing of it.
 
-    Without TensorBoard nothing is done, which a line tells. What goes wrong is told in a line, once for each cause, and the training goes
-    on; random numbers to come are as if nobody had looked.
+    Without TensorBoard nothing is done, which a line tells. Of several processes that train together the first looks. What goes wrong
+    is told in a line, once for each cause, and the training goes on; random numbers to come are as if nobody had looked.
     """
 
     def __init__(self) -> None:
@@ -95,15 +95,16 @@ class EpochLook(Look, ABC):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.boards and is_due(trainer, self.every_n_epochs):
-            with self.safely():
-                self.look(trainer, *of(trainer))
+            task, data = of(trainer)
+            with self.safely(), data.looked_at_whole():
+                self.look(trainer, task, data)
 
 
 class ValidationLook(EpochLook, ABC):
     """Hears what the metrics take in during the validation, so that nothing is computed twice, and looks at it at the epoch's end.
 
-    Where weights are averaged (callbacks=[default,ema]) it is of the averaged ones, as the validation is. A subclass implements `hear` and
-    `forget` too.
+    Of several processes that train together it hears the first one's part. Where weights are averaged (callbacks=[default,ema]) it is of
+    the averaged ones, as the validation is. A subclass implements `hear` and `forget` too.
     """
 
     @abstractmethod

@@ -49,6 +49,8 @@ class Figures(ValidationLook):
     def hear(self, preds: Any, target: Any, more: dict[str, Any]) -> None:
         if self._metrics is None:
             copies: dict[str, Any] = {name: metric.clone() for name, metric in self._drawn.items()}
+            for metric in copies.values():
+                metric.distributed_available_fn = lambda: False  # other processes do not look
             self._metrics = MetricCollection(copies).to(preds.device)
             self._metrics.reset()
         self._metrics.update(preds, target, **more)

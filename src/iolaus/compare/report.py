@@ -18,7 +18,7 @@ from iolaus.compare.tables import Table, Wanted, counts, tables
 from iolaus.errors import UserError
 from iolaus.files import write
 from iolaus.pages import STYLE, shortened
-from iolaus.sweep.leaderboard import Repeats
+from iolaus.sweep.leaderboard import Leaderboard, Repeats
 from iolaus.sweep.scale import cell
 from iolaus.tables import text_table
 from iolaus.terminal import width
@@ -101,16 +101,26 @@ def _write(file: Path, content: bytes, option: str) -> Path:
 # rows of texts
 
 
-def _columns(table: Table, most_settings: int | None = None, most_metrics: int | None = None) -> list[str]:
+def _columns(table: Table) -> list[str]:
     """What a table shows of each row, after its number: the user's choice, or what differs and what came of it."""
     if table.columns:
         return table.columns
     board = table.board
-    repeated = board.repeated if board.repeats else []
-    keys = [key for key in board.keys if key not in repeated][:most_settings]
     objective = [board.monitor] if board.monitor is not None else []
-    ends = [*(["n"] if board.repeats else []), "epoch", "seconds", "state"]
-    return [*keys, *objective, *board.metrics[:most_metrics], *ends]
+    return [
+        *_settings(board),
+        *objective,
+        *board.metrics,
+        *(["n"] if board.repeats else []),
+        "epoch",
+        "seconds",
+        "state",
+    ]
+
+
+def _settings(board: Leaderboard) -> list[str]:
+    """The settings that tell rows apart."""
+    return [key for key in board.keys if not board.repeats or key not in board.repeated]
 
 
 def _texts(table: Table, columns: Sequence[str], most_rows: int | None = None) -> Iterator[list[str]]:
@@ -212,14 +222,17 @@ def _runs(number: int) -> str:
 
 
 def _fitting(table: Table) -> list[str]:
-    """The columns that fit into a line of the terminal: fewer metrics first, then fewer settings."""
-    settings = len(table.board.keys)
-    tries = [(None, n) for n in range(MOST_METRICS, 0, -1)] + [(n, 1) for n in range(settings - 1, -1, -1)]
-    for most_settings, most_metrics in tries:
-        columns = _columns(table, most_settings, most_metrics)
-        rows = [["", *shortened(columns, table.board.keys)], *_texts(table, columns, MOST_ROWS)]
-        if table.columns or sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) < width():
+    """The columns that fit into a line of the terminal: metrics but the first go first, then time and epoch, the settings last."""
+    columns, board = _columns(table), table.board
+    if table.columns:
+        return columns
+    first, *others = board.metrics or [""]
+    columns = [name for name in columns if name not in board.metrics[MOST_METRICS:]]
+    for name in (*reversed(others[: MOST_METRICS - 1]), "seconds", "epoch", first, *reversed(_settings(board))):
+        rows = [["", *shortened(columns, board.keys)], *_texts(table, columns, MOST_ROWS)]
+        if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) < width():
             break
+        columns = [column for column in columns if column != name]
     return columns
 
 

@@ -3,6 +3,7 @@
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from iolaus import ranks
 from iolaus.augment.transforms import composed
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
-from iolaus.data.order import SCALARS, fold, row_dtype, shuffled, split
+from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
 from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -351,7 +352,7 @@ class DataModule(pl.LightningDataModule, ABC):
     @property
     def share(self) -> Share:
         """This process among those that share the rows, and their number."""
-        return (ranks.place().rank, ranks.count()) if self.is_shared and ranks.count() > 1 else ALONE
+        return _share() if self.is_shared else ALONE
 
     def is_spare(self, split: str, batch_idx: int) -> bool:
         """Whether a batch holds a sample only to keep this process in step with others, of which one has it: it must not count."""
@@ -372,9 +373,20 @@ class DataModule(pl.LightningDataModule, ABC):
         return [tuple(batch) for batch in make_loader(self.datasets[split], rows, batch_size, key=None, num_workers=0)]
 
     def rows_in_order(self, split: str) -> torch.Tensor:
-        """The rows of a split in the order in which its evaluation goes through them."""
-        lengths = getattr(self.datasets[split], "lengths", None)
-        return in_order(self.rows[split], (), 0, self._eval_batch_size(split), lengths)
+        """The rows of a split in the order in which this process' validation or test goes through them."""
+        lengths, size = getattr(self.datasets[split], "lengths", None), self._eval_batch_size(split)
+        rank, world = _share()
+        rows = in_order(self.rows[split], (), 0, size * world, lengths)
+        return torch.cat(list(shares(rows, size, rank, world)))
+
+    @contextmanager
+    def looked_at_whole(self) -> Iterator[None]:
+        """Loaders go through all rows in each process, where several train together."""
+        self.is_shared, before = False, self.is_shared
+        try:
+            yield
+        finally:
+            self.is_shared = before
 
     def samples(self, split: str, rows: Sequence[int]) -> list[Batch]:
         """Some rows of a split, each as a batch of one: the inputs and the target."""
@@ -407,6 +419,11 @@ class DataModule(pl.LightningDataModule, ABC):
     def loader(self, split: str) -> Any:
         """The loader of val or test."""
         return self.val_dataloader() if split == "val" else self.test_dataloader()
+
+
+def _share() -> Share:
+    """This process among those that train together, and their number."""
+    return (ranks.place().rank, ranks.count()) if ranks.count() > 1 else ALONE
 
 
 class Transformed(Dataset):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
@@ -124,6 +124,23 @@ def decoded(file: Path, size: Sequence[int], channels: int) -> torch.Tensor:
     Raises:
         UserError: for a file that is no image.
     """
+    return pixels(file, size, channels)
+
+
+def pixels(file: Path | BinaryIO, size: Sequence[int] | None, channels: int | None) -> torch.Tensor:
+    """An encoded image as bytes.
+
+    Args:
+        file: a file, or its content.
+        size: height and width that it is resized to; None: its own.
+        channels: 1 for grey, 3 for colour; None: 1 where it is grey, else 3.
+
+    Shape:
+        output: (C, H, W).
+
+    Raises:
+        UserError: for what is no image.
+    """
     import numpy as np
     from PIL import Image
 
@@ -132,13 +149,15 @@ def decoded(file: Path, size: Sequence[int], channels: int) -> torch.Tensor:
             image: Image.Image = opened
             if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower ones
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
-            height, width = size
-            resized = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+            is_grey = channels == 1 or (channels is None and image.mode in ("L", "1", "LA"))
+            image = image.convert("L" if is_grey else "RGB")
+            if size is not None:
+                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
-    pixels = torch.from_numpy(np.array(resized))
-    pixels = pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
-    return pixels.contiguous()
+    found = torch.from_numpy(np.array(image))
+    found = found[None] if is_grey else found.permute(2, 0, 1)
+    return found.contiguous()
 
 
 def new_images(

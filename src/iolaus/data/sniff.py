@@ -1,6 +1,7 @@
 """What a data file's targets are, told from its beginning alone and without torch and pandas, which take seconds to import."""
 
 import csv
+import glob
 import importlib
 import itertools
 import zipfile
@@ -14,7 +15,16 @@ from iolaus.errors import UserError, did_you_mean
 ROWS = 10_000  # rows that are looked at
 SEPARATORS = {"tab": "\t", "semicolon": ";", "comma": ",", "pipe": "|", "space": " ", "\\t": "\t"}
 MOST_CLASSES = 20  # more different whole numbers than these are amounts, not labels
-SETTINGS = ("path", "target", "separator", "inputs", "targets")  # of a data set, which say where its targets are
+SETTINGS = (
+    "path",
+    "target",
+    "separator",
+    "inputs",
+    "targets",
+    "columns",
+    "drop",
+    "num_streams",
+)  # which say where targets are
 FIRST_BYTES = {b"PK\x03\x04": "npz", b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet"}
 USER_BLOCKS = (0, 512, 1024, 2048)  # where HDF5 may begin
 
@@ -32,12 +42,15 @@ def told_by_file(data: Mapping[str, Any]) -> dict[str, str]:
     """What only the file of a data set tells: `target_kind` and, where it holds arrays, `input_kind`.
 
     Args:
-        data: those of SETTINGS that the data set has, None where nothing is given. One that has `targets` is of arrays, any other a table.
+        data: those of SETTINGS that the data set has, None where nothing is given. One that has `targets` is of arrays, one that has
+            `num_streams` of Parquet files, any other a table.
 
     Raises:
         UserError: when the file, the column or the array is not there, or is not what it must be.
     """
     path = data.get("path")
+    if "num_streams" in data:
+        return _told_by_shards(data)
     if "targets" not in data:
         return {"target_kind": sniff_target_kind(path, data.get("target"), data.get("separator") or ",")}
     path = _existing(path)
@@ -48,6 +61,56 @@ def told_by_file(data: Mapping[str, Any]) -> dict[str, str]:
     check_arrays(path, found, inputs, targets)
     input_kind = "table" if len(found[inputs].shape) == 2 else "image"
     return {"target_kind": "real" if found[targets].dtype.kind == "f" else "class", "input_kind": input_kind}
+
+
+def _told_by_shards(data: Mapping[str, Any]) -> dict[str, str]:
+    """Of the first of several Parquet files."""
+    path = data.get("path")
+    inside = Path(str(path), "train")
+    file = str(shard_files(inside if inside.is_dir() else path, (".parquet", ".pq"), "data.path")[0])
+    if file_format(file) != "parquet":
+        raise UserError(f"data.path: {file} is not a Parquet file, by its first bytes")
+    kind = sniff_target_kind(file, data.get("target"), ",")
+    others = {str(name) for name in (data.get("target"), *(data.get("drop") or []))}
+    names = [str(name) for name in data.get("columns") or parquet_columns(file) if str(name) not in others]
+    schema = needed("pyarrow.parquet", "parquet_stream").read_schema(file)
+    forms = [str(schema.field(name).type) for name in names if name in schema.names]
+    # encoded images are bytes, or bytes and the path of their file; images as numbers have two or three dimensions
+    is_image = len(forms) == 1 and (
+        any(word in forms[0] for word in ("binary", "struct<bytes"))
+        or forms[0].count("list<") > 1
+        or "tensor" in forms[0]
+    )
+    return {"target_kind": kind, "input_kind": "image" if is_image else "table"}
+
+
+def shard_files(path: Any, endings: Iterable[str], key: str) -> list[Path]:
+    """The files of a data set in several, in the order of their names.
+
+    Args:
+        path: a file, a folder, a pattern with * or ?, or a list of them.
+        endings: of the files that count in a folder.
+        key: the setting, for messages.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if path is None:
+        raise UserError(f"{key}: must be given, as in {key}=FOLDER  (working directory: {Path.cwd()})")
+    if not isinstance(path, str | Path):
+        return [file for one in path for file in shard_files(one, endings, key)]
+    place = Path(path)
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        found = sorted(file for file in place.rglob("*") if file.suffix in endings and file.is_file())
+        what = f"{path} holds no file that ends in {' or '.join(endings)}"
+    else:
+        found = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+        what = f"there is no file {path}"
+    if not found:
+        raise UserError(f"{key}: {what}  (working directory: {Path.cwd()})")
+    return found
 
 
 def sniff_target_kind(path: str | None, target: str | None, separator: str) -> Kind:

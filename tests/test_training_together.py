@@ -309,6 +309,18 @@ def test_the_jobs_of_a_sweep_have_the_same_settings_in_each_process(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data", ["digits", "wine", "number_words"])
+def test_looking_changes_nothing_and_waits_for_nobody(tmp_path, data):
+    words = [f"data={data}", "trainer.max_epochs=2", "stages=[fit, test]", "trainer.limit_train_batches=5"]
+    looks = ["callbacks=[default,look,embeddings,samples]", "callbacks.figures.every_n_epochs=1"]
+    plain = together(tmp_path / "plain", 2, *words)
+    looking = together(tmp_path / "looking", 2, *words, *looks)
+    assert "left out" not in (looking / "train.log").read_text()
+    for name, value in weights(plain).items():
+        assert torch.equal(weights(looking)[name], value), name
+
+
+@pytest.mark.slow
 def test_torchrun(tmp_path):
     command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", ROOT / "train.py", "trainer=ddp"]
     command += ["data=iris", "trainer.max_epochs=1"]
