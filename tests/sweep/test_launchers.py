@@ -31,3 +31,20 @@ def test_a_launcher_that_is_not_there_is_told(command, monkeypatch):
     outcome = command("-m", "hydra/launcher=elsewhere", "seed=1,2")
     assert outcome.code == 1
     assert outcome.text.strip() == "hydra/launcher=elsewhere: the package elsewhere is not installed"
+
+
+@pytest.mark.slow
+def test_a_job_of_submitit_trains_by_several_processes_and_goes_on_when_it_is_queued_again(tmp_path, monkeypatch):
+    pytest.importorskip(PACKAGES["submitit_local"])
+    words = ["-m", *QUICK, "trainer=ddp", "trainer.devices=2", "hydra/launcher=submitit_local", "output_dir=sweep"]
+    run(tmp_path, *words, "optim.lr=0.01")
+    (file,) = (tmp_path / "sweep").glob("*/results.json")
+    results = json.loads(file.read_text())
+    assert (results["status"], results["processes"]) == ("completed", 2)
+    file.write_text(json.dumps(results | {"status": "interrupted"}))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run(tmp_path, *words, "optim.lr=0.01")
+    again = json.loads(file.read_text())
+    assert again["status"] == "completed"
+    assert "resume=" in again["command"]
+    assert again["metrics"]["last"] == results["metrics"]["last"]
