@@ -66,12 +66,13 @@ def write(checkpoint: dict[str, Any], folder: Path) -> int:
             torch.save(_map(checkpoint, lambda keys, value: None if isinstance(value, DTensor) else value), file)
             _flush(file)
         files |= {name: _crc(folder / name) for name in (REST, LAYOUT)}
-    index = {name: crc for told in ranks.gather(files) for name, crc in told.items()}
+    told = ranks.gather((files, sum((folder / name).stat().st_size for name in files)))
+    index = {name: crc for theirs, _ in told for name, crc in theirs.items()}
     if ranks.is_first():
         with (folder / INDEX).open("wb") as file:
             file.write(json.dumps({"crc32": index}, indent=1).encode())
             _flush(file)
-    return sum((folder / name).stat().st_size for name in index)
+    return sum(size for _, size in told)  # the first process may have given the folder its name by now
 
 
 def verify(folder: Path, together: bool = False) -> None:
