@@ -1,6 +1,9 @@
 """The iolaus command on finished runs, also on a stranger's."""
 
+import shutil
+
 import pytest
+import yaml
 from conftest import Outcome
 from forked import copy_of, finished
 
@@ -63,6 +66,9 @@ def test_other_data_by_overrides(command, tmp_path, capfd):
         (["RUN", "data.batch_size"], "write KEY=VALUE"),
         (["RUN", "data.batch_size=0"], "data.batch_size: must be at least 1"),
         (["RUN", "--checkpoint", "frist"], "kept are: best, last"),
+        (["RUN", "trainer=ddp"], "trainer=ddp: a run keeps its trainer"),
+        (["RUN", "data=wine"], "data=wine: a run keeps its data, whose settings alone may be changed"),
+        (["RUN", "~trainer"], "trainer: nothing is chosen"),
     ],
 )
 def test_wrong_words(run, capfd, arguments, says):
@@ -123,3 +129,20 @@ def test_help_names_the_commands(capfd):
     assert "test" in text
     assert "resume" in text
     assert "curvature" in text
+
+
+def test_a_command_that_is_not_there(capfd):
+    code, text = call(capfd, "comapre")
+    assert code == 2
+    assert "there is no command 'comapre'; did you mean 'compare'?" in text
+
+
+def test_a_run_that_only_looked_has_no_weights(run, capfd):
+    shutil.rmtree(run.folder / "checkpoints")
+    settings = yaml.safe_load((run.folder / "config.yaml").read_text())
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(settings | {"stages": ["lr_find"]}))
+    for command in ("test", "resume", "export"):
+        code, text = call(capfd, command, run.folder)
+        assert code == 1
+        assert "it was not to train: stages=[lr_find]; start" in text
+        assert len(text.splitlines()) == 1

@@ -258,6 +258,21 @@ def test_mistakes_are_told_in_a_line(outputs, capfd, words, says):
     assert len(text.splitlines()) == 1
 
 
+def test_what_sorts_is_shown_on_a_narrow_terminal(outputs, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    for number, value in enumerate([0.3, 0.1]):
+        run = made(outputs, number, [f"optim.lr={number}", "model=mlp"], value)
+        results = json.loads((run / "results.json").read_text())
+        results["metrics"]["test"] = {f"{name}/test": value for name in ("accuracy", "auroc", "f1", "recall")}
+        (run / "results.json").write_text(json.dumps(results))
+    for key in ("recall/test", "model"):  # a metric that would be the first to go, and a setting that does not differ
+        code, text = call(capfd, "--sort", key)
+        assert code == 0, text
+        shown, hidden = text.split("not shown for want of room")
+        assert f" {key} " in shown
+        assert key not in hidden
+
+
 def test_files_for_programs_and_people(outputs, capfd):
     for number, value in enumerate([0.3, 0.1]):
         run = made(outputs, number, [f"optim.lr={number}"], value, curve=[0.9, float("nan"), value])

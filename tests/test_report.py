@@ -184,6 +184,7 @@ def test_a_run_that_was_killed(run, monkeypatch, capfd):
         file.write("4,5")
     code, text, page = report(run, monkeypatch, capfd)
     assert code == 0, text
+    assert "Status: killed" in " ".join(page.words)  # no process holds the folder
     with (run / "metrics.csv").open() as file:
         losses = [float(row["loss/val"]) for row in csv.DictReader(file) if row["loss/val"]]
     assert f"Best epoch {losses.index(min(losses)) + 1} of 3 by loss/val = {min(losses):.6g} (min)" in " ".join(

@@ -123,8 +123,9 @@ def test_bad_files_and_large_requests_are_refused(url):
     status, answer = upload(f"{url}/predict", "a.csv", b"x" * LIMIT)
     assert status == 413
     assert "the request is larger than" in answer["error"]
-    assert ask(f"{url}/predict")[0] == 405
-    assert ask(f"{url}/nothing") == (404, {"error": "Not Found"})
+    for path, status in (("/predict", 405), ("/nothing", 404)):
+        says = f"GET {path}: not answered here; send POST /predict, GET /health, or GET / for a form"
+        assert ask(f"{url}{path}") == (status, {"error": says})
 
 
 def test_the_page_needs_nothing_from_elsewhere(url):

@@ -13,7 +13,7 @@ from iolaus.closing import outcome
 from iolaus.compare.report import Outputs, compare
 from iolaus.compare.tables import Wanted
 from iolaus.curvature import curvature
-from iolaus.errors import UserError
+from iolaus.errors import UserError, did_you_mean
 from iolaus.export import FORMATS, export
 from iolaus.finished import checked
 from iolaus.predict import predict
@@ -141,7 +141,12 @@ def _main(arguments: list[str] | None) -> None:
     ranking.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, or of a sweep")
     ranking.set_defaults(words=[])
     _add_compare(commands)
-    options, rest = parser.parse_known_args(_with_values(sys.argv[1:] if arguments is None else arguments))
+    words = _with_values(sys.argv[1:] if arguments is None else arguments)
+    if words and not words[0].startswith("-") and words[0] not in commands.choices:
+        parser.error(
+            f"there is no command {words[0]!r}{did_you_mean(words[0], commands.choices)}  (there are: {', '.join(commands.choices)})"
+        )
+    options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.words += rest  # words after an option, which argparse does not join with those before it

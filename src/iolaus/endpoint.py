@@ -104,6 +104,11 @@ def application(run: Finished, folder: Path, most_bytes: int) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code in (404, 405):  # Starlette's own words tell neither what was asked nor what may be
+            asked = f"{request.method} {request.url.path}"[:MOST_LETTERS]
+            return _told(
+                f"{asked}: not answered here; send POST /predict, GET /health, or GET / for a form", error.status_code
+            )
         return _told(error.detail, error.status_code)
 
     async def failed(request: Request, error: Exception) -> Response:

@@ -10,7 +10,17 @@ from omegaconf import DictConfig, open_dict
 from iolaus.check import check, plain
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
-from iolaus.runs import Changes, Job, changes, moved, overridden, read_results, read_settings, refuse_paths_outside
+from iolaus.runs import (
+    Changes,
+    Job,
+    changes,
+    moved,
+    overridden,
+    read_results,
+    read_settings,
+    refuse_paths_outside,
+    untrained,
+)
 from iolaus.startup import import_lightning
 from iolaus.terminal import RESULT, Console
 
@@ -86,6 +96,8 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     changed = {o.lstrip("~").partition("=")[0] for o in new}
     refuse_paths_outside(settings, folder, except_for=changed)
     config = overridden(settings, new)
+    if results.get("status") == "completed" and (why := untrained(settings)):
+        raise UserError(f"{folder}: there is nothing to go on with, {why}; start a run that does")
     if results.get("status") == "completed" and not new:
         raise UserError(
             f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise its limits: "

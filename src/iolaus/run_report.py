@@ -11,7 +11,7 @@ from typing import Any
 from iolaus.errors import UserError
 from iolaus.files import size, write
 from iolaus.pages import Code, Folded, Heading, Items, Page, Part, Picture, Table, Words, markdown, page_html
-from iolaus.runs import MOST_BYTES, read_results
+from iolaus.runs import MOST_BYTES, is_training, read_results
 from iolaus.tables import metrics_table, short
 
 MOST_ROWS = 20  # of a table in the report; its file holds all
@@ -48,6 +48,8 @@ def report_run(folder: Path) -> tuple[dict[str, Any], Path]:
         raise UserError(f"{folder}: holds no results to report, {folder / 'results.json'} is missing or unreadable")
     try:
         results = _with_rows(folder, UNSAID | results)
+        if results["status"] == "running" and not is_training(folder):
+            results = results | {"status": "killed"}
         _draw_curves(folder, results)
         write_report(folder, results)
     except OSError as error:

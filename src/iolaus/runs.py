@@ -172,6 +172,11 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
             parent, node = node, node[part]
         if override.is_delete():
             del parent[name]
+        elif isinstance(parent[name], DictConfig) and not isinstance(override.value(), dict):
+            raise UserError(
+                f"{text}: a run keeps its {override.key_or_group}, whose settings alone may be changed, as in "
+                f"{override.key_or_group}.KEY=VALUE; for another one start a run of its own"
+            )
         elif override.is_sweep_override():
             raise UserError(f"{text}: one value, not several")
         else:
@@ -244,15 +249,26 @@ def find_checkpoint(folder: Path, name: str) -> Path:
         names = sorted(f.stem for f in kept.glob("*.ckpt"))
         if named and not names:
             status = read_results(folder).get("status")
+            if status == "completed":
+                why = (
+                    untrained(read_settings(folder))
+                    or "the callback that keeps them was left out: callbacks.checkpoint"
+                )
+                raise UserError(f"{folder}: the run has no weights, {why}; start one that trains and keeps them")
             told = f" (status: {status})" if status in ("running", "failed", "interrupted", "pruned") else ""
-            raise UserError(
-                f"{folder}: the run has kept no weights yet{told}; go on with it: iolaus resume {folder}, with callbacks=[default] if it "
-                "was to keep none"
-            )
+            raise UserError(f"{folder}: the run has kept no weights yet{told}; go on with it: iolaus resume {folder}")
         raise UserError(f"--checkpoint {name}: {file} does not exist  (kept are: {', '.join(names) or 'none'})")
     if named and not file.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{file}: is a link to a file outside the run's folder")
     return file
+
+
+def untrained(settings: dict[str, Any]) -> str | None:
+    """Why a completed run trained nothing, where that was not asked for."""
+    stages = settings.get("stages")
+    if not isinstance(stages, list) or "fit" in stages:
+        return None
+    return f"it was not to train: stages=[{','.join(map(str, stages))}]"
 
 
 def read_run(folder: Path, overrides: list[str], allow: list[str]) -> DictConfig:
@@ -264,5 +280,6 @@ def read_run(folder: Path, overrides: list[str], allow: list[str]) -> DictConfig
     config = overridden(settings, overrides)
     with open_dict(config):
         config.update({"output_dir": str(folder), "callbacks": {}, "logger": {}, "allow": allow})
-        config.trainer.profiler = None
+        if "trainer" in config:
+            config.trainer.profiler = None
     return config

@@ -107,7 +107,7 @@ def _columns(table: Table) -> list[str]:
         return table.columns
     board = table.board
     objective = [board.monitor] if board.monitor is not None else []
-    return [
+    columns = [
         *_settings(board),
         *objective,
         *board.metrics,
@@ -116,6 +116,9 @@ def _columns(table: Table) -> list[str]:
         "seconds",
         "state",
     ]
+    if table.by is not None and table.by not in columns:
+        columns.insert(len(_settings(board)), table.by)
+    return columns
 
 
 def _settings(board: Leaderboard) -> list[str]:
@@ -222,17 +225,17 @@ def _runs(number: int) -> str:
 
 
 def _fitting(table: Table) -> list[str]:
-    """The columns that fit into a line of the terminal: metrics but the first go first, then time and epoch, the settings last."""
+    """The columns that fit into a line, what sorts among them: metrics but the first go first, then time and epoch, the settings last."""
     columns, board = _columns(table), table.board
     if table.columns:
         return columns
     first, *others = board.metrics or [""]
-    columns = [name for name in columns if name not in board.metrics[MOST_METRICS:]]
+    columns = [name for name in columns if name == table.by or name not in board.metrics[MOST_METRICS:]]
     for name in (*reversed(others[: MOST_METRICS - 1]), "seconds", "epoch", first, *reversed(_settings(board))):
         rows = [["", *shortened(columns, board.keys)], *_texts(table, columns, MOST_ROWS)]
         if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) < width():
             break
-        columns = [column for column in columns if column != name]
+        columns = [column for column in columns if column != name or column == table.by]
     return columns
 
 

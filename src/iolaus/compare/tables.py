@@ -56,7 +56,8 @@ class Table:
         task: of what kind the training was; None where no run tells.
         board: the runs that are shown, the first ones first, and those that are joined.
         runs: the same runs, in the same order.
-        order: what they are sorted by, in words.
+        by: what they are sorted by; None where nothing is measured.
+        order: the same in words.
         columns: that the user wants in place of the usual ones.
         more: runs, or joined ones, that were left out.
     """
@@ -65,6 +66,7 @@ class Table:
     task: str | None
     board: Leaderboard
     runs: list[Run]
+    by: str | None
     order: str
     columns: list[str] = field(default_factory=list)
     more: int = 0
@@ -120,22 +122,22 @@ def _table(kind: Kind, runs: list[Run], wanted: Wanted, key: str | None, columns
     if not wanted.is_joined:
         board = replace(board, repeats=[])
     values = {run.folder: run.values for run in runs}
-    board, order = _ordered(board, values, wanted, key)
+    board, by, order = _ordered(board, values, wanted, key)
     board, more = _cut(board, wanted.top)
     known = {run.folder: run for run in runs}
     tasks = [task for run in runs if isinstance(task := run.values["task"], str)]
     task = tasks[0] if tasks and monitor is not None else None
-    return Table(data, task, board, [known[row.folder] for row in board.rows], order, columns, more)
+    return Table(data, task, board, [known[row.folder] for row in board.rows], by, order, columns, more)
 
 
 def _ordered(
     board: Leaderboard, values: dict[Path, dict[str, Any]], wanted: Wanted, key: str | None
-) -> tuple[Leaderboard, str]:
-    """The rows of a table in the order that is wanted, and that order in words."""
+) -> tuple[Leaderboard, str | None, str]:
+    """The rows of a table in the order that is wanted, what they are sorted by, and that order in words."""
     is_own = key is None or not any(_is_told(found.get(key)) for found in values.values())
     key = board.monitor if is_own else key
     if key is None:  # a study has no objective
-        return board, ""
+        return board, None, ""
     is_objective = key in (board.monitor, "objective")
     if str(wanted.sort).startswith("-") and not is_own:
         falls = not wanted.reverse
@@ -157,7 +159,8 @@ def _ordered(
     renewed = {row.folder: row for row in rows}
     repeats = [replace(group, rows=[renewed[row.folder] for row in group.rows]) for group in board.repeats]
     repeats = sorted(repeats, key=lambda group: place(group.rows))
-    return replace(board, rows=rows, repeats=repeats), f"{key}, {'highest' if falls else 'lowest'} first"
+    by = board.monitor if is_objective else key
+    return replace(board, rows=rows, repeats=repeats), by, f"{key}, {'highest' if falls else 'lowest'} first"
 
 
 def _is_better_higher(key: str, values: Iterable[dict[str, Any]]) -> bool:

@@ -207,12 +207,13 @@ def _finding(found: list[Measured], on_gpu: bool, most: int) -> Finding:
     quick = next(measured for measured in found if measured.samples_per_s >= NEAR * best)
     largest = found[-1]
     chosen = largest if on_gpu else quick
-    room = "all that was tried" if largest.size == most else "the largest that fits"
-    words = [
-        f"batch_size_find: try data.batch_size={chosen.size}",
-        f"  {quick.samples_per_s:,.0f} samples/s with {quick.size}, the smallest within 5 % of the best; "
-        f"{largest.samples_per_s:,.0f} with {largest.size}, {room}",
-    ]
+    room = "the largest that was tried" if largest.size == most else "the largest that fits"
+    told = f"  {quick.samples_per_s:,.0f} samples/s with {quick.size}, "
+    if quick is largest:
+        told += room
+    else:
+        told += f"the smallest within 5 % of the best; {largest.samples_per_s:,.0f} with {largest.size}, {room}"
+    words = [f"batch_size_find: try data.batch_size={chosen.size}", told]
     if None in {measured.bytes for measured in found}:
         words.append("  the memory of this model cannot be counted beforehand")
     sizes = [measured.size for measured in found]
