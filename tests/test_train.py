@@ -81,6 +81,7 @@ def test_the_default_run(command):
     assert settings["data"]["class_names"] == [str(i) for i in range(10)]
 
 
+@pytest.mark.slow
 def test_tensorboard_scalars(command):
     folder = command("trainer.max_epochs=3", "trainer.log_every_n_steps=5").folder
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -141,6 +142,7 @@ def test_another_process_gives_the_same_bits(command, tmp_path):
     assert digest(tmp_path / "there") == digest(here.folder)
 
 
+@pytest.mark.slow
 def test_neither_preflight_nor_callbacks_change_the_weights(command):
     with_all = command("trainer.max_epochs=2", "model.dropout=0.2")
     bare = command("trainer.max_epochs=2", "model.dropout=0.2", "callbacks=[resume_points]", "logger=[]")
@@ -150,7 +152,7 @@ def test_neither_preflight_nor_callbacks_change_the_weights(command):
 SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("breast_cancer", "digits")]
 
 
-@pytest.mark.parametrize("data", ["iris", "wine", *SLOWER])
+@pytest.mark.parametrize("data", [pytest.param("iris", marks=pytest.mark.slow), "wine", *SLOWER])
 def test_logistic_regression_reaches_scikit_learns_loss(command, data):
     """The same split, the same standardised inputs, no regularisation to speak of: cross entropy within 1 %."""
     from sklearn.linear_model import LogisticRegression
@@ -232,7 +234,7 @@ def slow(*arguments):
     "arguments",
     [
         ["data=diabetes"],
-        ["data=iris", "model=linear"],
+        slow("data=iris", "model=linear"),
         slow("data=wine", "optim=adamw", "scheduler=plateau"),
         slow("data=breast_cancer", "scheduler=cosine", "trainer.max_epochs=5"),
         slow("trainer=overfit", "trainer.max_epochs=20"),

@@ -114,7 +114,7 @@ def test_names_of_ones_own(tmp_path, option):
     ("option", "more", "kind"),
     [
         pytest.param("npz", [], "image", marks=pytest.mark.slow),
-        ("hdf5", ["model=cnn"], "image"),
+        pytest.param("hdf5", ["model=cnn"], "image", marks=pytest.mark.slow),
         ("npz", [], "table"),
         pytest.param("hdf5", [], "table", marks=pytest.mark.slow),
     ],

@@ -305,6 +305,7 @@ def whole(folder, tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_inside_an_epoch_goes_on_with_the_same_bits(folder, whole, tmp_path):
     child = Child(tmp_path, *RUN, f"data.path={folder}", EVERY, "output_dir=run", before=kill_at_step(20))
     assert child.wait() == -signal.SIGKILL, child.text

@@ -104,10 +104,10 @@ def read_comet(folder):
 
 
 READ = {"wandb": read_wandb, "mlflow": read_mlflow, "comet": read_comet}
-REAL = [pytest.param(name, marks=() if name == "wandb" else pytest.mark.slow) for name in SERVICES]
 
 
-@pytest.mark.parametrize("service", REAL)
+@pytest.mark.slow
+@pytest.mark.parametrize("service", SERVICES)
 def test_all_that_is_logged_arrives_and_the_weights_are_the_same(command, service):
     pytest.importorskip(SERVICES[service])
     bare = command(*SMALL, "logger=[]", "stages=[fit]")

@@ -220,6 +220,7 @@ def test_it_goes_on_by_itself_from_where_the_stack_left_it(tmp_path, quick):
     assert [float(row["loss/val"]) for row in other] == pytest.approx([float(row["loss/val"]) for row in own], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_resume_points(tmp_path, quick, monkeypatch):
     epoch = together.Together._epoch
 
