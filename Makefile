@@ -38,7 +38,7 @@ format: $(READY)  ## format and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## the benchmarks, one after another; they print ratios
-	set -e; for name in startup step evaluate growth reliability curvature sweep callbacks; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	set -e; for name in startup step evaluate growth reliability curvature sweep callbacks distributed; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## remove the environment and caches; outputs/ and data/ stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
