@@ -63,6 +63,7 @@ SUPPORT = {
     "augment/base",
     "data/base",
     "data/arrays",
+    "data/arrow_stream",
     "data/arrow_rows",
     "data/clicks",
     "data/clips",

@@ -29,7 +29,7 @@ from iolaus.functional.keys import mix
 from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
-from iolaus.rules import OWN_KEYS
+from iolaus.rules import OWN_KEYS, target_of
 from iolaus.task.base import Task
 from iolaus.trainer import Trainer
 
@@ -99,8 +99,8 @@ def build(config: DictConfig, data: DataModule | None = None) -> Run:
     task = build_task(parts)
     if data.standardize:
         task.fit_statistics(data.statistics())
-    if ranks.place().rank > 0 and ranks.count() > 1:  # the weights are the same, what is drawn in the training is not
-        pl.seed_everything(mix(config.seed, ranks.place().rank) % 2**32, workers=True, verbose=False)
+    if ranks.rank() > 0:  # the weights are the same, what is drawn in the training is not
+        pl.seed_everything(mix(config.seed, ranks.rank()) % 2**32, workers=True, verbose=False)
     history = History(Path(settings["output_dir"], "metrics.csv"))
     trainer = build_trainer(parts, history)
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
@@ -141,17 +141,13 @@ def _of_processes(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with what only the number of processes tells; the saved ones do not say it, as a run may go on with another number."""
     parts = copy.deepcopy(settings)
     _scale_rates(parts)
-    strategy = str(_target(parts["trainer"].get("strategy")))
+    strategy = target_of(parts["trainer"].get("strategy"))
     if ranks.count() == 1 and strategy.startswith("iolaus.strategy.") and not strategy.endswith(".DeepSpeed"):
         parts["trainer"]["strategy"] = "auto"  # one alone has nothing to average or to share
     is_fused = parts["optim"].get("fused") and parts["optim"]["_target_"] not in FUSED_ON_SHARDS
     if is_fused and strategy.endswith(".FullySharded"):
         parts["optim"]["fused"] = None
     return parts
-
-
-def _target(node: Any) -> str | None:
-    return node.get("_target_") if isinstance(node, dict) else None
 
 
 def _scale_rates(settings: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import yaml
 from iolaus import ranks
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
-from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS
+from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS, target_of
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
@@ -248,7 +248,7 @@ def _processes(config: Node) -> Iterator[str]:
         yield "optim=lbfgs: its search along a line needs the loss of all data in one process; set trainer.devices=1"
     if config["stages"] == ["study"]:
         yield "stages: a study is done by one process; set trainer.devices=1"
-    is_sharded = str(_target_of(trainer.get("strategy"))).endswith((".FullySharded", ".ModelParallelStrategy"))
+    is_sharded = target_of(trainer.get("strategy")).endswith((".FullySharded", ".ModelParallelStrategy"))
     if is_sharded and (found := together & WANT_WHOLE_WEIGHTS):
         names = " and ".join(sorted(found))
         yield f"trainer=fsdp: {names} among the callbacks wants whole weights in a process; leave it out, or take trainer=ddp"
@@ -268,10 +268,6 @@ def _mismatches(here: ranks.Place, trainer: Node, number: Any) -> Iterator[str]:
         yield f"trainer.num_nodes: {started}; set trainer.num_nodes=auto; received {machines}"
 
 
-def _target_of(node: Any) -> Any:
-    return node.get("_target_") if isinstance(node, dict) else None
-
-
 def _loggers(loggers: Node) -> Iterator[str]:
     """Loggers whose package is not there, and passwords where they would be saved."""
     for name, node in loggers.items():
@@ -287,11 +283,11 @@ def _loggers(loggers: Node) -> Iterator[str]:
 def _strategy(config: Node, choices: dict[str, Any]) -> Iterator[str]:
     """A strategy whose package is not there, and what its checkpoints do not go with."""
     strategy = config["trainer"].get("strategy")
-    definition = find(str(_target_of(strategy)))
+    definition = find(target_of(strategy))
     if isinstance(definition, Definition):
         yield from _missing_package(definition, f"trainer={choices.get('trainer', 'auto')}")
     points = [node for node in _parts(config.get("callbacks")) if str(node.get("_target_")).endswith(".ResumePoints")]
-    is_deepspeed = str(_target_of(strategy)).endswith((".DeepSpeed", ".DeepSpeedStrategy"))
+    is_deepspeed = target_of(strategy).endswith((".DeepSpeed", ".DeepSpeedStrategy"))
     if is_deepspeed and (received := config["trainer"].get("accelerator")) not in ("gpu", "cuda"):
         yield f"trainer.accelerator: DeepSpeed trains on GPUs of NVIDIA alone; set it to gpu; received {received!r}"
     if points and is_deepspeed:

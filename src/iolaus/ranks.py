@@ -93,6 +93,11 @@ def count() -> int:
     return 1 if _joined is None else _joined.world
 
 
+def rank() -> int:
+    """The number of this process among those that train together; 0 alone."""
+    return 0 if _joined is None else _joined.rank
+
+
 def join(timeout_s: float, join_timeout_s: float) -> None:
     """Meet the other processes; nothing where there are none.
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from iolaus import ranks
 from iolaus.errors import UserError
+from iolaus.rules import target_of
 from iolaus.runs import note_results, read_results
 from iolaus.signals import Stopped, requests
 
@@ -44,8 +45,7 @@ Train = Callable[[Settings, dict[str, Any]], None]
 
 def is_due(settings: Settings) -> bool:
     """Whether Ray is to start the processes that train, and this is none of them."""
-    strategy = settings["trainer"].get("strategy")
-    is_asked = isinstance(strategy, dict) and str(strategy.get("_target_")).endswith(".RayDataParallel")
+    is_asked = target_of(settings["trainer"].get("strategy")).endswith(".RayDataParallel")
     return is_asked and not ranks.place().launcher and ranks.SUPERVISED not in os.environ
 
 

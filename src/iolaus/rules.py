@@ -34,6 +34,11 @@ GIVEN = {
 }
 
 
+def target_of(node: Any) -> str:
+    """The class that a node names; an empty text where it names none."""
+    return str(node.get("_target_") or "") if isinstance(node, dict) else ""
+
+
 def given(path: str) -> set[str]:
     """The arguments that build hands over to what a path names; the parts of a composed schedule get what the whole gets."""
     return GIVEN.get(re.sub(r"(\.schedulers\.\d+)+$", "", path), set())

@@ -53,7 +53,7 @@ def write(checkpoint: dict[str, Any], folder: Path) -> int:
     """
     if ranks.is_first():
         remove(folder)
-    rank = ranks.place().rank
+    rank = ranks.rank()
     ranks.gather(None)
     parts = {_name(keys): value for keys, value in _leaves(checkpoint) if isinstance(value, DTensor)}
     try:
@@ -85,7 +85,7 @@ def verify(folder: Path, together: bool = False) -> None:
     Raises:
         DamagedCheckpoint: for anything but a whole checkpoint of ours; in every process, where they do it together.
     """
-    world, rank = (ranks.count(), ranks.place().rank) if together else (1, 0)
+    world, rank = (ranks.count(), ranks.rank()) if together else (1, 0)
     problem = None
     try:
         index = _index(folder)

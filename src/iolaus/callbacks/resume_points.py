@@ -260,7 +260,7 @@ class ResumePoints(pl.Callback):
     def _restore_own(self, trainer: pl.Trainer, parts: list[dict[str, Any]]) -> None:
         """Of what each process saved its own part; where there are as many as there were."""
         task, device = _task(trainer), trainer.strategy.root_device
-        rank = ranks.place().rank if ranks.count() > 1 else 0
+        rank = ranks.rank()
         if len(parts) == ranks.count():
             task.train_scores.load(parts[rank]["scores"], device)
             self._results = parts[rank]["results"]

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -96,6 +97,11 @@ class ArrowRows:
     apply: Callable[[torch.Tensor], torch.Tensor] | None = None
     shape: tuple[int, ...] | None = field(default=None, init=False)  # of the first item
 
+    @property
+    def names(self) -> list[str]:
+        """The columns that are read."""
+        return [*self.columns, *([self.target] if self.target is not None else [])]
+
     def convert(self, table: Any, where: Where) -> Block:
         """Inputs, and targets where there are any, of an Arrow table or a batch of its rows."""
         arrays = {name: _combined(table.column(name)) for name in self.columns}
@@ -187,6 +193,13 @@ def label_name(label: Any) -> str:
     if isinstance(label, bool):
         return str(int(label))
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+
+
+def count_labels(column: Any, counts: Counter[str]) -> None:
+    """Add how many rows of an Arrow column have each label."""
+    for pair in column.value_counts().to_pylist():
+        if pair["values"] is not None:  # told with its row when it is read
+            counts[label_name(pair["values"])] += pair["counts"]
 
 
 def sorted_names(labels: Sequence[str]) -> list[str]:

@@ -423,7 +423,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
 def _share() -> Share:
     """This process among those that train together, and their number."""
-    return (ranks.place().rank, ranks.count()) if ranks.count() > 1 else ALONE
+    return ranks.rank(), ranks.count()
 
 
 class Transformed(Dataset):

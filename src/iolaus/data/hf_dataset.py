@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from iolaus.data.arrow_rows import ArrowRows, chosen, label_name
+from iolaus.data.arrow_rows import ArrowRows, chosen, count_labels
+from iolaus.data.arrow_stream import ArrowStream
 from iolaus.data.sniff import needed
 from iolaus.data.stream_order import Block
-from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
+from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard
 from iolaus.errors import UserError
 
 FORMS = {
@@ -25,7 +26,7 @@ FORMS = {
 BLOCK = 256  # rows that are converted together
 
 
-class HfDataset(StreamedData):
+class HfDataset(ArrowStream):
     """Rows of JSON, CSV, Arrow or Parquet files, as `datasets.load_dataset(..., streaming=True)` gives them; nothing is fetched.
 
     A shard is a file. Its rows are counted once by reading the target's column, unless `num_rows` says them; where a stream begins inside a
@@ -53,20 +54,10 @@ class HfDataset(StreamedData):
         path: str | Sequence[str],
         target: str | int,
         form: str | None = None,
-        columns: Sequence[str | int] | None = None,
-        drop: Sequence[str | int] = (),
-        size: Sequence[int] | None = None,
-        channels: int | None = None,
-        num_targets: int | None = None,
-        **stream: Any,
+        **table: Any,
     ):
-        super().__init__(path, num_targets=num_targets or 1, **stream)
-        self.target = str(target)
+        super().__init__(path, target, **table)
         self.form = form
-        self.columns = [str(name) for name in columns] if columns is not None else None
-        self.drop = [str(name) for name in drop]
-        self.size = (size[0], size[1]) if size is not None else None
-        self.channels = channels
         self._is_settled = False
 
     def scan(self, file: Path, rows: int | None) -> list[Shard]:
@@ -78,9 +69,7 @@ class HfDataset(StreamedData):
         for table in tables(file, self._form(file), [self.target], 0, 10 * BLOCK):
             number += len(table)
             if self.target_kind == "class" and len(counts) <= MOST_LABELS:
-                for pair in table.column(self.target).value_counts().to_pylist():
-                    if pair["values"] is not None:  # told with its row when it is read
-                        counts[label_name(pair["values"])] += pair["counts"]
+                count_labels(table.column(self.target), counts)
         if rows is not None and rows != number:
             raise UserError(f"data.num_rows: says {rows} for {file}, which has {number}")
         return [Shard(file, number, labels=counts)]
@@ -103,32 +92,18 @@ class HfDataset(StreamedData):
         return self.form or FORMS[file.suffix]
 
     def reader(self, files: Sequence[Path]) -> ReadShard:
-        return TableReader(self._rows(self.target), {file: self._form(file) for file in files})
-
-    def _rows(self, target: str | None) -> ArrowRows:
-        labels = self.labels if target is not None else None
-        kinds = self.input_kind, self.item_shape, self.target_kind
-        return ArrowRows(self.columns or [], target, *kinds, labels, self.size, self.channels, self.transform)
+        return TableReader(self.rows_to_tensors(self.target), {file: self._form(file) for file in files})
 
     def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
         """The rows of a file with the same columns."""
         if isinstance(source, str):
             raise UserError("predict: give files; a text is none")
         try:
-            reader = TableReader(self._rows(None), {source: self._form(source)})
+            reader = TableReader(self.rows_to_tensors(None), {source: self._form(source)})
             for (inputs,) in reader(Shard(source, 0), 0, 2**62):
                 yield from inputs
         except UserError as error:
             raise UserError(str(error).removeprefix("data.path: ")) from None
-
-    def state_dict(self) -> dict[str, Any]:
-        shape = list(self.item_shape) if self.item_shape is not None else None
-        return super().state_dict() | {"columns": self.columns, "input_shape": shape}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.columns = state_dict["columns"]
-        self.item_shape = tuple(state_dict["input_shape"]) if state_dict["input_shape"] is not None else None
 
 
 class TableReader:
@@ -144,7 +119,7 @@ class TableReader:
         self.forms = forms
 
     def __call__(self, shard: Shard, start: int, stop: int) -> Iterator[Block]:
-        names = [*self.rows.columns, *([self.rows.target] if self.rows.target is not None else [])]
+        names = self.rows.names
         at = start
         for table in tables(shard.path, self.forms[shard.path], names, start, BLOCK):
             rows = table.slice(0, min(len(table), stop - at))

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from iolaus.data.arrow_rows import ArrowRows, chosen, label_name
+from iolaus.data.arrow_rows import ArrowRows, chosen, count_labels
+from iolaus.data.arrow_stream import ArrowStream
 from iolaus.data.sniff import file_format, needed, parquet_columns
 from iolaus.data.stream_order import Block
-from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
+from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard
 from iolaus.errors import UserError, did_you_mean
 
 BATCH_BYTES = 2 * 2**20  # that are decoded at once
@@ -18,7 +19,7 @@ MOST_ROWS = 4_096
 FOOTERS = 64  # of files that are kept
 
 
-class ParquetStream(StreamedData):
+class ParquetStream(ArrowStream):
     """Rows of Parquet files: columns of numbers, or one column of arrays or of encoded images, and a column to predict.
 
     A shard is a row group, of which about 2 MiB are decoded at once; where a run goes on, groups that come before are not read.
@@ -44,21 +45,11 @@ class ParquetStream(StreamedData):
         self,
         path: str | Sequence[str],
         target: str | int,
-        columns: Sequence[str | int] | None = None,
-        drop: Sequence[str | int] = (),
-        size: Sequence[int] | None = None,
-        channels: int | None = None,
-        num_targets: int | None = None,
-        **stream: Any,
+        **table: Any,
     ):
-        super().__init__(path, num_targets=num_targets or 1, **stream)
+        super().__init__(path, target, **table)
         if self.num_rows is not None:
             raise UserError("data.num_rows: Parquet files tell their rows; leave it at null")
-        self.target = str(target)  # names such as 3 arrive as numbers
-        self.columns = [str(name) for name in columns] if columns is not None else None
-        self.drop = [str(name) for name in drop]
-        self.size = (size[0], size[1]) if size is not None else None
-        self.channels = channels
         self._types: dict[str, Any] | None = None  # of the first file's columns
 
     def scan(self, file: Path, rows: int | None) -> list[Shard]:
@@ -101,29 +92,13 @@ class ParquetStream(StreamedData):
         """How many rows have each label; nothing else is read for it."""
         counts: Counter[str] = Counter()
         for batch in opened.iter_batches(batch_size=65_536, columns=[self.target], use_threads=False):
-            for pair in batch.column(0).value_counts().to_pylist():
-                if pair["values"] is not None:  # told with its row when it is read
-                    counts[label_name(pair["values"])] += pair["counts"]
+            count_labels(batch.column(0), counts)
             if len(counts) > MOST_LABELS:
                 break  # no classes
         return counts
 
     def reader(self, files: Sequence[Path]) -> ReadShard:
         return ParquetReader(self.rows_to_tensors(self.target))
-
-    def rows_to_tensors(self, target: str | None) -> ArrowRows:
-        """What makes inputs, and targets of a column, of rows."""
-        return ArrowRows(
-            self.columns or [],
-            target,
-            self.input_kind,
-            self.item_shape,
-            self.target_kind,
-            self.labels if target is not None else None,
-            self.size,
-            self.channels,
-            self.transform,
-        )
 
     def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
         """The rows of a Parquet file with the same columns, in any order and among others."""
@@ -145,14 +120,6 @@ class ParquetStream(StreamedData):
         except UserError as error:
             raise UserError(str(error).removeprefix("data.path: ")) from None
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"columns": self.columns, "input_shape": self.item_shape}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.columns = state_dict["columns"]
-        self.item_shape = tuple(state_dict["input_shape"]) if state_dict["input_shape"] is not None else None
-
 
 class ParquetReader:
     """Reads row groups; a few files' footers are kept, no file is left open.
@@ -167,7 +134,7 @@ class ParquetReader:
 
     def __call__(self, shard: Shard, start: int, stop: int) -> Iterator[Block]:
         parquet, pyarrow = needed("pyarrow.parquet", "parquet_stream"), needed("pyarrow", "parquet_stream")
-        names = [*self.rows.columns, *([self.rows.target] if self.rows.target is not None else [])]
+        names = self.rows.names
         try:
             footer = self._footer(shard.path)
             group = footer.row_group(shard.part)
