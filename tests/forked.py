@@ -1,5 +1,6 @@
 """Runs of train.py in processes that can be killed: forked from this one, which has imported torch already."""
 
+import faulthandler
 import os
 import pickle
 import shutil
@@ -7,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Child:
 
     def __init__(self, place: Path, *arguments: str, before: Callable[[], None] = lambda: None):
         self.log = place / "terminal.txt"
+        self.code: int | None = None
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -43,6 +45,8 @@ class Child:
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+            faulthandler.disable()
+            faulthandler.enable(file=2)  # SIGABRT tells where each thread is
             sys.argv = ["train.py", *arguments]
             os.environ.pop("HYDRA_FULL_ERROR", None)
             before()
@@ -56,19 +60,30 @@ class Child:
 
     def send(self, number: int) -> None:
         """Send a signal; nothing when the process has ended."""
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if self._code() is None:
             os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 120.0) -> int:
-        """The exit code; minus the signal's number when one killed it."""
+    def wait(self, seconds: float = 120.0, others: Sequence["Child"] = ()) -> int:
+        """The exit code; minus the signal's number when one killed it.
+
+        Raises:
+            AssertionError: where it has not ended in time, with where it and the others were.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
+            if (code := self._code()) is not None:
+                return code
             time.sleep(0.005)
-        os.kill(self.pid, signal.SIGKILL)
+        for child in (self, *others):
+            child.send(signal.SIGABRT)
+            child._code(0)
         raise AssertionError(f"{self.log.read_text()}\nno end after {seconds} s")
+
+    def _code(self, options: int = os.WNOHANG) -> int | None:
+        """The exit code; None while it runs."""
+        if self.code is None and (found := os.waitpid(self.pid, options))[0]:
+            self.code = os.waitstatus_to_exitcode(found[1])
+        return self.code
 
     @property
     def text(self) -> str:

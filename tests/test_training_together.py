@@ -59,7 +59,7 @@ def group(place: Path, world: int, *arguments: str, more: dict[int, Callable[[],
 
 
 def ended(children: list[Child]) -> list[int]:
-    return [child.wait() for child in children]
+    return [child.wait(others=children) for child in children]
 
 
 def alone(place: Path, *arguments: str) -> Path:

@@ -16,7 +16,7 @@ from iolaus.errors import UserError, did_you_mean
 
 BATCH_BYTES = 2 * 2**20  # that are decoded at once
 MOST_ROWS = 4_096
-FOOTERS = 64  # of files that are kept
+FOOTER_BYTES = 6 * 2**20  # of files' footers that are kept; in memory they take ten times as much
 
 
 class ParquetStream(ArrowStream):
@@ -158,9 +158,9 @@ class ParquetReader:
 
     def _footer(self, path: Path) -> Any:
         if path not in self._footers:
-            if len(self._footers) >= FOOTERS:
-                self._footers.pop(next(iter(self._footers)))
             self._footers[path] = needed("pyarrow.parquet", "parquet_stream").read_metadata(path)
+            while sum(f.serialized_size for f in self._footers.values()) > FOOTER_BYTES and len(self._footers) > 1:
+                self._footers.pop(next(iter(self._footers)))
         return self._footers[path]
 
     def __getstate__(self) -> dict[str, Any]:
