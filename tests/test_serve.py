@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -42,14 +41,19 @@ def run(made):
 
 @pytest.fixture(scope="module")
 def url(made, run):
-    """A server in a thread."""
+    """A server in a process of its own: a thread that has multiplied matrices and just ends may hold a lock of MKL, with which no fork can."""
     place = _listening("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(application(run, made, LIMIT), log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-    thread.start()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            server.run(sockets=[place])
+        finally:
+            os._exit(0)
     yield f"http://127.0.0.1:{place.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    place.close()
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
 
 
 def ask(address, body=None, kind="application/json", method=None):
