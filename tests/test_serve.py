@@ -41,7 +41,7 @@ def run(made):
 
 @pytest.fixture(scope="module")
 def url(made, run):
-    """A server in a process of its own: a thread that has multiplied matrices and just ends may hold a lock of MKL, with which no fork can."""
+    """A server in a process of its own: a thread that multiplied and is ending holds a lock of MKL's, which a fork would keep for ever."""
     place = _listening("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(application(run, made, LIMIT), log_level="error", lifespan="off"))
     pid = os.fork()
