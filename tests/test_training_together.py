@@ -97,6 +97,20 @@ def assert_alike(one: Path, other: Path, tolerance: float, of_losses: float = 1e
     assert tests[0] == pytest.approx(tests[1], rel=max(of_losses, 1e-6), abs=1e-6)
 
 
+def assert_two_train_as_one(tmp_path: Path, words: list[str], killed_at: int = 19) -> None:
+    """With half the batches each, in 64 bits; and killed inside an epoch, they go on with the same bits."""
+    words = [*words, "trainer.precision=64-true"]
+    one = alone(tmp_path / "one", *words, "data.batch_size=16")
+    two = together(tmp_path / "two", 2, *words, "data.batch_size=8")
+    assert_alike(one, two, 1e-9)
+    more = {1: kill_at_step(killed_at)}
+    killed = group(tmp_path / "killed", 2, *words, "data.batch_size=8", "output_dir=run", more=more)
+    assert ended(killed) == [1, -signal.SIGKILL], killed[0].text
+    again = group(tmp_path / "killed", 2, "resume=run")
+    assert ended(again) == [0, 0], again[0].text
+    assert differences(two, tmp_path / "killed" / "run") == []
+
+
 CASES = {
     "mean": ([], 2),
     "three processes": (["data.batch_size=15"], 3),

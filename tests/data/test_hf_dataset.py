@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Child, differences, kill_at_step
+from test_training_together import assert_two_train_as_one
 
 from iolaus.errors import UserError
 
@@ -117,3 +118,9 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bits(tmp_path):
     predict(run, [str(tmp_path / "files" / "part-1.jsonl")], [], "best", tmp_path / "out.jsonl", [])
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert np.mean([row["prediction"] == "uvw"[kind] for row, kind in zip(rows, KINDS[90:151], strict=True)]) > 0.9
+
+
+def test_two_processes(tmp_path):
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files", "jsonl")
+    assert_two_train_as_one(tmp_path, [*RUN, f"data.path={tmp_path}/files"])

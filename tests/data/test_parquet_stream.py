@@ -12,7 +12,7 @@ import pytest
 import torch
 from forked import Child, apart, differences, kill_at_step
 from PIL import Image
-from test_training_together import assert_alike, ended, group, together
+from test_training_together import assert_two_train_as_one
 
 from iolaus.data.parquet_stream import ParquetStream
 from iolaus.data.sniff import told_by_file
@@ -339,19 +339,8 @@ def test_workers_change_nothing(folder, whole, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(folder, tmp_path):
-    """Train as one does with the batches of both; killed inside an epoch, they go on with the same bits."""
     words = [*WORDS, f"data.path={folder}", "trainer.max_epochs=3", "logger=[]", EVERY, "data.num_workers=1"]
-    exact = ["trainer.precision=64-true", "data.batch_size=8"]
-    (tmp_path / "one").mkdir()
-    child = Child(tmp_path / "one", *words, exact[0], "data.batch_size=16", "output_dir=run")
-    assert child.wait() == 0, child.text
-    two = together(tmp_path / "two", 2, *words, *exact)
-    assert_alike(tmp_path / "one" / "run", two, 1e-9)
-    killed = group(tmp_path / "killed", 2, *words, *exact, "output_dir=run", more={1: kill_at_step(19)})
-    assert ended(killed) == [1, -signal.SIGKILL], killed[0].text
-    again = group(tmp_path / "killed", 2, "resume=run")
-    assert ended(again) == [0, 0], again[0].text
-    assert differences(two, tmp_path / "killed" / "run") == []
+    assert_two_train_as_one(tmp_path, words)
 
 
 def test_streams_that_cannot_be_shared_are_told(folder, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from forked import Child, differences, kill_at_step
 from PIL import Image
-from test_training_together import assert_alike, ended, group, together
+from test_training_together import assert_two_train_as_one
 
 from iolaus.data.webdataset import WebDataset
 from iolaus.errors import UserError
@@ -162,14 +162,4 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bits(folder, tmp_path):
 
 
 def test_two_processes(folder, tmp_path):
-    words = [*RUN[:-1], f"data.path={folder}", "trainer.precision=64-true", "model=mlp", "optim.lr=0.001"]
-    (tmp_path / "one").mkdir()
-    one = Child(tmp_path / "one", *words, "output_dir=run")
-    assert one.wait() == 0, one.text
-    two = together(tmp_path / "two", 2, *words, "data.batch_size=8")
-    assert_alike(tmp_path / "one" / "run", two, 1e-9)
-    killed = group(tmp_path / "killed", 2, *words, "data.batch_size=8", "output_dir=run", more={1: kill_at_step(19)})
-    assert ended(killed) == [1, -signal.SIGKILL], killed[0].text
-    again = group(tmp_path / "killed", 2, "resume=run")
-    assert ended(again) == [0, 0], again[0].text
-    assert differences(two, tmp_path / "killed" / "run") == []
+    assert_two_train_as_one(tmp_path, [*RUN[:-1], f"data.path={folder}", "model=mlp", "optim.lr=0.001"])

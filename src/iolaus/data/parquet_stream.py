@@ -16,7 +16,7 @@ from iolaus.errors import UserError, did_you_mean
 
 BATCH_BYTES = 2 * 2**20  # that are decoded at once
 MOST_ROWS = 4_096
-FOOTER_BYTES = 6 * 2**20  # of files' footers that are kept; in memory they take ten times as much
+FOOTER_BYTES = 2 * 2**20  # of files' footers that are kept; in memory they take ten times as much
 
 
 class ParquetStream(ArrowStream):

@@ -54,6 +54,8 @@ class StreamLoader:
         pin = torch.cuda.is_available()
         for batch in range(start, plan.batches):
             found = {worker: part for worker in range(workers) if (part := next(parts)) is not None}
+            if batch == plan.batches - 1:
+                parts = iter(())  # buffers and processes go before the validation has its own
             rows = plan.rows(batch)
             whole = interleaved(rows % plan.own % workers, found)
             yield tuple(part.pin_memory() for part in whole) if pin else whole
