@@ -136,9 +136,12 @@ def opened(file: Path, form: str) -> Any:
         UserError: when it cannot.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before its first import; files are local
-    datasets = needed("datasets", "hf_dataset")
+    datasets, options = needed("datasets", "hf_dataset"), {}
+    if form == "parquet":  # without pre_buffer, by which the columns of a whole file would be held
+        scan = needed("pyarrow.dataset", "hf_dataset").ParquetFragmentScanOptions(pre_buffer=False)
+        options = {"fragment_scan_options": scan, "batch_size": BLOCK}
     try:
-        return datasets.load_dataset(form, data_files=[str(file)], split="train", streaming=True)
+        return datasets.load_dataset(form, data_files=[str(file)], split="train", streaming=True, **options)
     except (ValueError, OSError, RuntimeError) as error:
         raise unreadable(file, error) from None
 
