@@ -1,11 +1,15 @@
 """iolaus compare: all runs below a folder, ranked, whatever became of some of them, and without anything heavy."""
 
 import csv
+import html
 import json
 import math
+import re
+import shutil
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,6 +24,8 @@ from iolaus.compare.tables import Wanted, tables
 from iolaus.defaults import several
 from iolaus.runs import option_text
 from iolaus.sweep.leaderboard import LISTED
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def call(capfd, *words):
@@ -418,6 +424,42 @@ def test_files_for_programs_and_people(outputs, capfd):
     assert 'src="data:image/png;base64,' in page
     assert "http" not in page  # nothing is fetched
     assert (outputs.parent / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+def test_wide_tables_use_the_width_of_the_window(outputs, capfd):
+    """Chromium's own measure: the table is as wide as a wide window lets it be, text is not, and no window is scrolled sideways."""
+    for number in range(3):
+        run = made(outputs, number, [f"optim.lr={number}"], 0.1 * number)
+        results = json.loads((run / "results.json").read_text())
+        results["metrics"]["test"] = {f"a_metric_of_a_long_name_{n}/test": 0.5 for n in range(8)}
+        (run / "results.json").write_text(json.dumps(results))
+    call(capfd, "--html", "page.html")
+    page, widths = html.escape(Path("page.html").read_text()), (400, 1000, 1600)
+    frames = "".join(f'<iframe width={width} height=900 style="border:0" srcdoc="{page}"></iframe>' for width in widths)
+    script = """onload = () => document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
+        const d = frame.contentDocument, wide = name => d.querySelector(name).getBoundingClientRect().width;
+        return [d.documentElement.scrollWidth, wide(".wide"), wide("p"), wide("table")] }))"""
+    Path("frames.html").write_text(f"{frames}<script>{script}</script>")
+    quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    words = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        *quiet,
+        "--disable-sync",
+        f"--user-data-dir={Path.cwd() / 'profile'}",
+    ]
+    words += ["--dump-dom", Path("frames.html").resolve().as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    title = re.search("<title>(.*)</title>", done.stdout)
+    assert title, done.stdout[-500:]
+    for width, (scrolled, room, text, table) in zip(widths, json.loads(title[1]), strict=True):
+        assert table > 1600  # wider than any of them
+        assert scrolled <= width
+        assert width - 60 < room < width  # all of it but the margins, and a scroll bar
+        assert text <= 960
 
 
 def test_curves_hold_what_was_logged(outputs):
