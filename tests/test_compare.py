@@ -1,20 +1,31 @@
 """iolaus compare: all runs below a folder, ranked, whatever became of some of them, and without anything heavy."""
 
 import csv
+import html
 import json
 import math
+import re
+import shutil
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from conftest import CONF
+from hydra import compose, initialize_config_dir
 from sweep.folders import job, sweep_file
 
 from iolaus import cli
 from iolaus.compare.curves import learning_curves, read_curve
 from iolaus.compare.find import runs_below
 from iolaus.compare.tables import Wanted, tables
+from iolaus.defaults import several
+from iolaus.runs import option_text
+from iolaus.sweep.leaderboard import LISTED
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def call(capfd, *words):
@@ -171,6 +182,125 @@ def test_sweeps_jobs_are_runs_and_what_was_repeated_is_asked_for(outputs):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        ([], {}),
+        (["callbacks=[default,ema]", "logger=csv"], {"callbacks": ["default", "ema"], "logger": ["csv"]}),
+        (["callbacks=[]", "logger=[csv]"], {"callbacks": [], "logger": ["csv"]}),
+        (["experiment=residual_spectrum"], {"callbacks": ["default", "curvature"]}),  # which its file says
+        (["experiment=residual_spectrum", "logger=[]"], {"callbacks": ["default", "curvature"], "logger": []}),
+    ],
+)
+def test_lists_of_options_are_told(words, expected):
+    """What an absent choice of earlier versions stands for is the default of config.yaml."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", words, return_hydra_config=True)
+        assert several(config.hydra) == LISTED | expected
+
+
+def test_lists_of_options_are_written_as_in_a_command():
+    written = [option_text(choice) for choice in (["a"], ["a", "b"], [], "a", "[a]", "[a, b]", "[]", None)]
+    assert written == ["a", "[a,b]", "[]", "a", "a", "[a,b]", "[]", None]
+
+
+def test_a_choice_that_earlier_versions_did_not_write_is_no_difference(outputs, capfd):
+    """Two runs of them, one that chose callbacks, and three of this version."""
+    ema = ["default", "ema"]
+    for number, (words, listed) in enumerate(
+        [
+            ([], None),
+            (["callbacks=[default,ema]"], None),
+            ([], ["default"]),
+            (["callbacks=[default,ema]"], ema),
+            ([], ema),
+        ]
+    ):
+        run = made(outputs, number, words, 0.1 * number)
+        results = json.loads((run / "results.json").read_text())
+        del results["choices"]["callbacks"]
+        if listed is not None:
+            results["choices"] |= {"callbacks": listed, "logger": ["tensorboard"], "augment": []}
+        (run / "results.json").write_text(json.dumps(results))
+    ((table,), _) = compared(outputs)
+    assert table.board.keys == ["callbacks"]
+    with_ema = "[default,ema]"
+    assert [row.settings["callbacks"] for row in table.board.rows] == [
+        "default",
+        with_ema,
+        "default",
+        with_ema,
+        with_ema,
+    ]
+    code, text = call(capfd)
+    assert code == 0, text
+    assert "null" not in text
+    ((table,), _) = compared(outputs, filters=[f"callbacks={with_ema}"])
+    assert len(table.board.rows) == 3
+
+
+def test_the_columns_are_those_in_which_the_first_rows_differ(outputs, capfd):
+    for number, words in enumerate([["lr=1"], ["lr=2"], ["lr=2", "weight_decay=1"]]):
+        for seed in (0, 1):
+            overrides = [f"seed={seed}", *(f"optim.{word}" for word in words), *(["loss=mae"] if number == 2 else [])]
+            made(outputs, 2 * number + seed, overrides, 0.1 * number, choices={"loss": "mae" if number == 2 else "mse"})
+    keys = {}
+    for top in (None, 3, 2, 1):
+        ((table,), _) = compared(outputs, top=top)
+        keys[top] = set(table.board.keys)
+        assert all(set(row.settings) == keys[top] for row in table.board.rows)
+        assert all(set(group.settings) == keys[top] - {"seed"} for group in table.board.repeats)
+    everything = {"seed", "optim.lr", "optim.weight_decay", "loss"}
+    assert keys == {
+        None: everything,
+        3: everything,
+        2: {"seed", "optim.lr"},
+        1: everything,
+    }  # the winner, and all it won by
+    ((table,), _) = compared(outputs, top=3, is_joined=False)
+    assert set(table.board.keys) == {"seed", "optim.lr"}
+    _, text = call(capfd, "--top", "2")
+    assert "weight_decay" not in text
+    assert "different loss" not in text  # of those that are shown
+
+
+def test_runs_that_were_not_to_train_are_no_rows(outputs, capfd):
+    made(outputs, 0, [], 0.2)
+    for number, stages in enumerate(
+        ["[lr_find]", "[lr_find]", "[batch_size_find]", "[info]", "[lr_find, fit]", "[test]"], 1
+    ):
+        run = made(outputs, number, [], 0.3 if number > 4 else None)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(config | {"stages": yaml.safe_load(stages)}))
+    code, text = call(capfd)
+    assert code == 0, text
+    assert "3 runs, 3 completed" in text
+    assert "note: left out: 2 that looked for a setting (stages=[lr_find])\n" in text
+    assert "note: left out: 1 that looked for a setting (stages=[batch_size_find])\n" in text
+    assert "note: left out: 1 that showed what it was to do (stages=[info])\n" in text
+    code, text = call(capfd, "outputs/1_job")
+    assert code == 1
+    assert text.startswith("outputs/1_job: no run was found there\nleft out: 1 that looked for a setting")
+
+
+def test_a_folder_of_mixed_runs_is_no_sweep(outputs, capfd):
+    """A sweep has a plan, or multirun.yaml where another launcher ran it; so its report is not that of whatever lies together."""
+    made(outputs / "digits-mlp", 0, ["optim.lr=1"], 0.2)
+    made(outputs / "digits-mlp", 1, ["optim.lr=2"], 0.1)
+    for folder in ("outputs", "outputs/digits-mlp"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["report", folder])
+        assert stop.value.code == 1
+        said = capfd.readouterr().err
+        assert (
+            said == f"{folder}: is no sweep's folder and no run's; to rank all runs below it: iolaus compare {folder}\n"
+        )
+        assert not (outputs.parent / folder / "leaderboard.csv").exists()
+    (outputs / "digits-mlp" / "multirun.yaml").touch()
+    cli.main(["report", "outputs/digits-mlp"])
+    assert "sweep: 2 completed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
         (["model=mlp"], {0, 1}),
         (["model!=mlp"], {2, 3}),
         (["optim.lr<0.01"], {0, 2}),
@@ -294,6 +424,42 @@ def test_files_for_programs_and_people(outputs, capfd):
     assert 'src="data:image/png;base64,' in page
     assert "http" not in page  # nothing is fetched
     assert (outputs.parent / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+def test_wide_tables_use_the_width_of_the_window(outputs, capfd):
+    """Chromium's own measure: the table is as wide as a wide window lets it be, text is not, and no window is scrolled sideways."""
+    for number in range(3):
+        run = made(outputs, number, [f"optim.lr={number}"], 0.1 * number)
+        results = json.loads((run / "results.json").read_text())
+        results["metrics"]["test"] = {f"a_metric_of_a_long_name_{n}/test": 0.5 for n in range(8)}
+        (run / "results.json").write_text(json.dumps(results))
+    call(capfd, "--html", "page.html")
+    page, widths = html.escape(Path("page.html").read_text()), (400, 1000, 1600)
+    frames = "".join(f'<iframe width={width} height=900 style="border:0" srcdoc="{page}"></iframe>' for width in widths)
+    script = """onload = () => document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
+        const d = frame.contentDocument, wide = name => d.querySelector(name).getBoundingClientRect().width;
+        return [d.documentElement.scrollWidth, wide(".wide"), wide("p"), wide("table")] }))"""
+    Path("frames.html").write_text(f"{frames}<script>{script}</script>")
+    quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    words = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        *quiet,
+        "--disable-sync",
+        f"--user-data-dir={Path.cwd() / 'profile'}",
+    ]
+    words += ["--dump-dom", Path("frames.html").resolve().as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    title = re.search("<title>(.*)</title>", done.stdout)
+    assert title, done.stdout[-500:]
+    for width, (scrolled, room, text, table) in zip(widths, json.loads(title[1]), strict=True):
+        assert table > 1600  # wider than any of them
+        assert scrolled <= width
+        assert width - 60 < room < width  # all of it but the margins, and a scroll bar
+        assert text <= 960
 
 
 def test_curves_hold_what_was_logged(outputs):

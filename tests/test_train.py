@@ -55,6 +55,8 @@ def test_the_default_run(command):
     assert results["metrics"]["test"]["accuracy/test"] >= 0.96
     assert results["name"] == "digits-mlp"
     assert results["task"] == "classification"
+    assert results["choices"]["model"] == "mlp"
+    assert results["choices"]["callbacks"] == ["default"]  # of which Hydra tells nothing
     assert folder.parent.name == "digits-mlp"
     assert results["num_parameters"] == 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
     assert results["checkpoint"] == results["tested"] == "checkpoints/best.ckpt"

@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus import ranks, slurm
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
-from iolaus.defaults import changed_by
+from iolaus.defaults import changed_by, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
@@ -238,7 +238,7 @@ def this_job(config: DictConfig) -> Job:
     """What was asked for, inside a job with these settings."""
     settings = HydraConfig.get()
     chosen = {g: c for g, c in _choices(settings).items() if g in GROUPS and c is not None}
-    return Job(list(settings.overrides.task), chosen, changed=changed_by(settings, config))
+    return Job(list(settings.overrides.task), chosen | several(settings), changed=changed_by(settings, config))
 
 
 def _choices(settings: Any) -> dict[str, Any]:
@@ -250,6 +250,15 @@ def _folders(settings: Any) -> list[Path]:
     return [Path(source.path) for source in settings.runtime.config_sources if source.schema == "file"]
 
 
+@contextlib.contextmanager
+def _options_of(arguments: argparse.Namespace, conf: Path) -> Iterator["Composer"]:
+    """What composes the settings of a command: from its folder of options, and that of --config-dir."""
+    folder = str(Path(arguments.config_path).resolve()) if arguments.config_path else str(conf)
+    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
+    with initialize_config_dir(folder, version_base="1.3"):
+        yield Composer(arguments.config_name or "config", extra)
+
+
 def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
     """Compose and check every job of a command.
 
@@ -259,18 +268,13 @@ def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
     Raises:
         ConfigError: with the problems of all jobs.
     """
-    name = arguments.config_name or "config"
-    folder = str(Path(arguments.config_path).resolve()) if arguments.config_path else str(conf)
-    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
-    with initialize_config_dir(folder, version_base="1.3"):
+    with _options_of(arguments, conf) as composer:
         told, problems = set(), []
         if arguments.multirun:
-            arguments = argparse.Namespace(
-                **vars(arguments) | {"overrides": _swept(arguments.overrides, Composer(name, extra))}
-            )
-        for overrides in _jobs(arguments, Composer(name, extra)):
+            arguments = argparse.Namespace(**vars(arguments) | {"overrides": _swept(arguments.overrides, composer)})
+        for overrides in _jobs(arguments, composer):
             try:
-                told.add(tuple(_settle_job(Composer(name, extra), overrides, is_sweep=arguments.multirun)))
+                told.add(tuple(_settle_job(composer, overrides, is_sweep=arguments.multirun)))
             except ConfigError as error:
                 problems += error.problems
         if problems:
@@ -288,10 +292,8 @@ def _tree(arguments: argparse.Namespace, conf: Path) -> str:
     """The settings of a command as a tree, with a note where one is not the default."""
     if arguments.multirun:
         raise UserError("--tree: shows the settings of one run; leave out -m, and what it varies")
-    folder = str(Path(arguments.config_path).resolve()) if arguments.config_path else str(conf)
-    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
-    with initialize_config_dir(folder, version_base="1.3"):
-        config = Composer(arguments.config_name or "config", extra)(arguments.overrides, hydra=True)
+    with _options_of(arguments, conf) as composer:
+        config = composer(arguments.overrides, hydra=True)
         HydraConfig.instance().set_config(config)
         settings = config.hydra
         with open_dict(config):

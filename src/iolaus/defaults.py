@@ -8,13 +8,15 @@ from typing import Any
 
 import yaml
 from hydra import compose
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.rules import GROUPS
-from iolaus.runs import Changes, changes
+from iolaus.runs import Changes, SafeLoader, changes
 
 log = logging.getLogger("iolaus")
 
@@ -45,6 +47,33 @@ def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
             return None
 
     return changed
+
+
+def several(hydra: Any) -> dict[str, list[str]]:
+    """The options of each group that takes a list of them, which Hydra does not tell.
+
+    Args:
+        hydra: the job's own settings of Hydra.
+    """
+    name, words = str(hydra.job.config_name), list(hydra.overrides.task)
+    sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    listed = {g: v for g, v in _listed(name, sources).items() if g in GROUPS and isinstance(v, list)}
+    choosing = [hydra.runtime.choices.get(group) for group in ("experiment", "sweep")]
+    if any(option not in (None, "grid") for option in choosing) and GlobalHydra.instance().is_initialized():
+        loader = (
+            GlobalHydra.instance().config_loader()
+        )  # these may choose options too, which takes a composition to tell
+        parts = loader.compute_defaults_list(name, words, RunMode.RUN).defaults
+        return {group: _options(group, parts) for group in listed}
+    given = {word.partition("=")[0]: _read(word) for word in words if word.partition("=")[0] in listed}
+    return listed | {group: option if isinstance(option, list) else [option] for group, option in given.items()}
+
+
+def _options(group: str, parts: Sequence[ResultDefault]) -> list[str]:
+    """The options of a group among the parts of a composition, without those that they are made of themselves."""
+    inside = f"{group}/"
+    named = [p.config_path for p in parts if p.config_path and not str(p.parent).startswith(inside)]
+    return [path.removeprefix(inside) for path in named if path.startswith(inside)]
 
 
 def _changed(
@@ -97,7 +126,7 @@ def _read(word: str) -> Any:
 def _listed(name: str, sources: Sequence[Path]) -> dict[str, Any]:
     """The option of each group in the defaults list of the primary config."""
     file = next((folder / f"{name}.yaml" for folder in sources if (folder / f"{name}.yaml").is_file()), None)
-    entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []) if file else []
+    entries = (yaml.load(file.read_text(encoding="utf-8"), SafeLoader) or {}).get("defaults", []) if file else []
     return {str(key): value for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
 
 

@@ -15,7 +15,8 @@ MOST_BYTES = 16 * 2**20  # of the files that a page holds; what goes beyond is l
 KINDS = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml", ".wav": "audio/wav"}
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 0 1rem 3rem; max-width: 60rem; color: #222; background: #fff; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 0 1rem 3rem; color: #222; background: #fff; }
+body { box-sizing: border-box; width: fit-content; min-width: min(62rem, 100%); max-width: 100%; }
 h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2rem; } p, li { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
@@ -26,6 +27,7 @@ code { padding: .1rem .25rem; overflow-wrap: anywhere; } pre { padding: .6rem; w
 pre.aligned { white-space: pre; overflow-x: auto; } summary { cursor: pointer; font-size: 1.15rem; font-weight: 600; margin-top: 2rem; }
 figure { margin: 1rem 0 0; overflow-x: auto; } img { max-width: 100%; height: auto; } audio { max-width: 100%; }
 .caption { margin-top: .25rem; color: #555; font-size: .875rem; }
+body > * { max-width: 60rem; } body > .wide { max-width: 100%; }
 """
 LONG = 40  # letters of a cell that is broken into lines
 

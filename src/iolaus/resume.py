@@ -15,6 +15,7 @@ from iolaus.runs import (
     Job,
     changes,
     moved,
+    option_text,
     overridden,
     read_results,
     read_settings,
@@ -133,8 +134,8 @@ def _is_choice(override: str, choices: dict[str, Any]) -> bool:
     group, equals, option = override.partition("=")
     if group not in GROUPS or not equals:
         return False
-    if str(choices.get(group)).replace(" ", "") != option.replace(" ", ""):
+    if str(option_text(choices.get(group))) != option_text(option.strip()):
         raise UserError(
-            f"{override}: the run has {group}={choices.get(group)}, and goes on with it; start a run of its own"
+            f"{override}: the run has {group}={option_text(choices.get(group))}, and goes on with it; start a run of its own"
         )
     return True

@@ -128,6 +128,15 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results if isinstance(results, dict) else {}
 
 
+def option_text(choice: Any) -> Any:
+    """The option of a group as it is written in a command: of several in brackets, of one its name alone."""
+    if isinstance(choice, str) and choice.startswith("["):
+        choice = [name.strip() for name in choice.strip("[] ").split(",") if name.strip()]
+    if not isinstance(choice, list):
+        return choice
+    return str(choice[0]) if len(choice) == 1 else f"[{','.join(map(str, choice))}]"
+
+
 def note_results(folder: Path, changes: dict[str, Any]) -> None:
     """Write into results.json what a run could not come to say itself."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from iolaus.sweep.scale import codes, is_log, names
 def sweep(tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()
+    (folder / "multirun.yaml").touch()  # as Hydra leaves it, also where another launcher ran the jobs
     return folder
 
 

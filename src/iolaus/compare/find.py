@@ -1,6 +1,7 @@
 """All runs below some folders, the jobs of sweeps among them, read one by one: what cannot be read hides no other."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from iolaus.errors import UserError
-from iolaus.runs import paths_moved, read_results, read_settings
+from iolaus.runs import option_text, paths_moved, read_results, read_settings
 from iolaus.sweep.jobs import EARLIER, PLAN
-from iolaus.sweep.leaderboard import Read, Row, choices, leaves, objective_of, plain_choice, row_of, sweep_jobs, texts
+from iolaus.sweep.leaderboard import Read, Row, choices, leaves, objective_of, row_of, sweep_jobs, texts
 
 TRACES = {"train.log", "metrics.csv", ".lock"}  # beside a config.yaml they tell a run's folder from a folder of options
+PREPARING = {"info", "batch_size_find", "lr_find"}  # stages that neither train nor measure
 MANY = 100  # runs whose reading may take seconds
 
 
@@ -40,11 +42,11 @@ class Run:
     @cached_property
     def values(self) -> dict[str, Any]:
         """Whatever it may be chosen and sorted by: settings, options of groups, metrics, and what it took."""
-        _, results, settings = self.read
+        job, results, settings = self.read
         own = {key: results.get(key) for key in ("epochs", "steps", "num_parameters", "samples_per_s", "task", "name")}
         own |= {"state": self.row.state, "error": self.row.error, "folder": os.path.relpath(self.folder)}
         own |= {key: self.row.value(key) for key in ("objective", "epoch", "seconds")}
-        chosen = {group: plain_choice(option) for group, option in choices(results).items()}
+        chosen = {group: option_text(option) for group, option in choices(job, results).items()}
         own["task"] = own["task"] or chosen.get("task")
         return dict(leaves(settings)) | chosen | own | self.row.best | self.row.test
 
@@ -56,8 +58,8 @@ class Run:
     @property
     def objective(self) -> tuple[str | None, str]:
         """The monitor and the mode; of a study none."""
-        _, results, settings = self.read
-        if choices(results).get("study") or settings.get("study"):
+        job, results, settings = self.read
+        if choices(job, results).get("study") or settings.get("study"):
             return None, "min"
         found = objective_of(results) or settings.get("objective") or {}
         found = found if isinstance(found, dict) else {}
@@ -68,7 +70,7 @@ class Run:
     def data(self) -> str:
         """What it was trained on: the option, and the file that it reads; of a study its name."""
         job, results, settings = self.read
-        chosen = choices(results)
+        chosen = choices(job, results)
         if chosen.get("study"):
             return f"study {chosen['study']}"
         said = [o.partition("=")[2] for o in job["overrides"] if o.startswith("data=")]
@@ -97,10 +99,9 @@ def runs_below(folders: Sequence[Path], earlier: bool = False) -> tuple[list[Run
             jobs.setdefault(os.path.realpath(job["folder"]), job)  # as its sweep tells it, which was found before
     notes: list[str] = []
     found = [run for job in _followed(list(jobs.values())) if (run := _read(job, notes)) is not None]
-    dry = sum(_is_dry(run) for run in found)
-    if dry:
-        notes.append(f"left out: {dry} that went through a few batches and kept nothing (trainer.fast_dev_run)")
-    runs = [run for run in found if not _is_dry(run)]
+    left_out = {run.folder: why for run in found if (why := _untrained(run)) is not None}
+    notes += [f"left out: {number} that {why}" for why, number in Counter(left_out.values()).items()]
+    runs = [run for run in found if run.folder not in left_out]
     if not runs:
         raise UserError("\n".join([f"{' '.join(map(str, folders))}: no run was found there", *notes]))
     return runs, notes
@@ -150,7 +151,13 @@ def _read(job: dict[str, Any], notes: list[str]) -> Run | None:
     return Run((job, results, paths_moved(settings, str(settings.get("output_dir") or folder.resolve()), "")))
 
 
-def _is_dry(run: Run) -> bool:
-    """Whether a run only tried whether it runs at all."""
-    trainer = run.read[2].get("trainer")
-    return not run.read[1] and isinstance(trainer, dict) and bool(trainer.get("fast_dev_run"))
+def _untrained(run: Run) -> str | None:
+    """What a run did that was not to come to a result; None for all others."""
+    _, results, settings = run.read
+    trainer, stages = settings.get("trainer"), settings.get("stages")
+    if not results and isinstance(trainer, dict) and trainer.get("fast_dev_run"):
+        return "went through a few batches and kept nothing (trainer.fast_dev_run)"
+    if not isinstance(stages, list) or not stages or not PREPARING.issuperset(map(str, stages)):
+        return None
+    what = "showed what it was to do" if stages == ["info"] else "looked for a setting"
+    return f"{what} (stages=[{','.join(map(str, stages))}])"

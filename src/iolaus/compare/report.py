@@ -327,7 +327,7 @@ MORE_STYLE = """
 th { cursor: pointer; user-select: none; }
 th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
 th, td { text-align: right; } th:first-child, td:first-child { text-align: left; }
-tr.best { font-weight: 600; } td.text { text-align: left; }
+tr.best { font-weight: 600; } .text.text { text-align: left; }
 """
 SCRIPT = """
 for (const head of document.querySelectorAll("th")) {
@@ -420,6 +420,8 @@ def _cell(text: str, number: float | None = None) -> str:
 
 
 def _html_rows(columns: Sequence[str], rows: Iterable[tuple[Sequence[str], str]]) -> str:
-    heads = "".join(f"<th>{html.escape(name) or '#'}</th>" for name in columns)
+    heads = "".join(
+        f"<th{' class=text' if name == 'folder' else ''}>{html.escape(name) or '#'}</th>" for name in columns
+    )
     body = "\n".join(f"<tr{f' class={kind}' if kind else ''}>{''.join(cells)}</tr>" for cells, kind in rows)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'

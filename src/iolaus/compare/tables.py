@@ -13,7 +13,7 @@ from typing import Any
 from iolaus.compare.find import Run
 from iolaus.errors import UserError, did_you_mean
 from iolaus.signature import Definition, attribute, find
-from iolaus.sweep.leaderboard import Leaderboard, Repeats, Row, differ, differences, named_settings, ranked
+from iolaus.sweep.leaderboard import Leaderboard, Repeats, Row, differ, differences, named_settings, notes, ranked
 from iolaus.sweep.scale import cell
 
 ORDERS: dict[str, Callable[[Any, Any], bool]] = {
@@ -124,6 +124,7 @@ def _table(kind: Kind, runs: list[Run], wanted: Wanted, key: str | None, columns
     values = {run.folder: run.values for run in runs}
     board, by, order = _ordered(board, values, wanted, key)
     board, more = _cut(board, wanted.top)
+    board = _telling_apart(board) if more else board
     known = {run.folder: run for run in runs}
     tasks = [task for run in runs if isinstance(task := run.values["task"], str)]
     task = tasks[0] if tasks and monitor is not None else None
@@ -180,6 +181,24 @@ def _cut(board: Leaderboard, top: int | None) -> tuple[Leaderboard, int]:
     kept = {row.folder for group in groups for row in group.rows}
     rows = [row for row in board.rows if row.folder in kept]
     return replace(board, rows=rows, repeats=groups), max(len(board.repeats) - top, 0)
+
+
+def _telling_apart(board: Leaderboard) -> Leaderboard:
+    """A table that was cut, with the settings alone in which its rows differ; of a single row those that told it from all others."""
+    rows = [group.settings for group in board.repeats] or [row.settings for row in board.rows]
+    if len(rows) < 2:
+        return board
+    joining = board.repeated if board.repeats else []
+    keys = [key for key in board.keys if key in joining or differ([settings.get(key) for settings in rows])]
+
+    def own(settings: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key in keys}
+
+    cut = [replace(row, settings=own(row.settings)) for row in board.rows]
+    renewed = {row.folder: row for row in cut}
+    repeats = [replace(g, settings=own(g.settings), rows=[renewed[r.folder] for r in g.rows]) for g in board.repeats]
+    board = replace(board, keys=keys, rows=cut, repeats=repeats)
+    return replace(board, notes=list(notes(board)))
 
 
 def _is_told(value: Any) -> bool:

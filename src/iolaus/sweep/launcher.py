@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from iolaus.defaults import changed_by
+from iolaus.defaults import changed_by, several
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
 from iolaus.sweep.jobs import DONE, Job, typed, write_plan
@@ -97,7 +97,8 @@ class Sweep:
         choices = {str(group).partition("@")[0]: choice for group, choice in config.hydra.runtime.choices.items()}
         settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         resolved = OmegaConf.create({"name": str(config.name), "output_dir": str(job.folder)})
-        return OmegaConf.merge(settings, resolved), {g: c for g, c in choices.items() if g in GROUPS and c}  # type: ignore[return-value]
+        chosen = {g: c for g, c in choices.items() if g in GROUPS and c} | several(config.hydra)
+        return OmegaConf.merge(settings, resolved), chosen  # type: ignore[return-value]
 
     def changed(self, job: Job) -> Callable[[], Changes | None]:
         """What finds the settings that a job changes."""

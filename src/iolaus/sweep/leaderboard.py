@@ -15,12 +15,19 @@ from typing import Any
 import yaml
 
 from iolaus.errors import UserError
-from iolaus.runs import SafeLoader, is_training, paths_moved, read_results, read_settings
+from iolaus.runs import SafeLoader, is_training, option_text, paths_moved, read_results, read_settings
+from iolaus.sweep.jobs import PLAN
 
 # What may have become of a job, in the order in which those without a rank are listed.
 STATES = ("completed", "running", "interrupted", "pruned", "failed", "killed", "unreadable", "missing")
+PLANS = (PLAN, "multirun.yaml")  # tell a sweep's folder: the latter, of Hydra, where hydra/launcher=basic ran it
 REPEATED = ("data.fold", "seed")  # settings that repeat a job: their results are averaged
 MOST_BYTES = 2**25  # of sweep.yaml
+LISTED = {
+    "callbacks": ["default"],
+    "logger": ["tensorboard"],
+    "augment": [],
+}  # groups that take a list, and their defaults
 ABSENT = object()
 Read = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # a job, its results, its settings
 
@@ -185,16 +192,16 @@ def ranked(folder: Path, read: Sequence[Read], columns: dict[str, list[Any]], pr
     monitor, mode = _common_objective([results for _, results, _ in read])
     rows.sort(key=lambda row: _place(row, monitor, mode))
     board = Leaderboard(folder, program, monitor, mode, keys, rows)
-    return replace(board, repeats=_repeats(board), notes=list(_notes(board)))
+    return replace(board, repeats=_repeats(board), notes=list(notes(board)))
 
 
 def sweep_jobs(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What sweep.yaml says, and the jobs; without it each subfolder that holds a run is one."""
+    """What sweep.yaml says, and the jobs; where it is broken, or another launcher ran them, each subfolder that holds a run is one."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     if (folder / "config.yaml").is_file() or (folder / "results.json").is_file():
         raise UserError(f"{folder}: is a run and no sweep; its own report is {folder / 'report.md'}")
-    sweep = _sweep(folder / "sweep.yaml")
+    sweep = _sweep(folder / PLAN)
     listed = sweep.get("jobs") if isinstance(sweep.get("jobs"), list) else []
     jobs = [
         {
@@ -206,14 +213,14 @@ def sweep_jobs(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for place, job in enumerate(listed or [])
         if isinstance(job, dict) and job.get("folder")
     ]
-    if not jobs:
+    if not jobs and any((folder / name).is_file() for name in PLANS):
         runs = [f for f in folder.iterdir() if (f / "results.json").is_file() or (f / "config.yaml").is_file()]
         numbered = [(_number(run.name), run) for run in sorted(runs)]
         found = sorted((place if n is None else n, run) for place, (n, run) in enumerate(numbered))
         jobs = [{"number": number, "folder": run} for number, run in found]
     if not jobs:
         raise UserError(
-            f"{folder}: is no sweep's folder, no run lies in it; a sweep leaves outputs/sweeps/<date>_<time>"
+            f"{folder}: is no sweep's folder and no run's; to rank all runs below it: iolaus compare {shlex.quote(str(folder))}"
         )
     return sweep, jobs
 
@@ -281,18 +288,19 @@ def _same(value: Any) -> str:
 def _value(key: str, job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any]) -> Any:
     """What a job has for a setting: the option of a group, or the value in its settings, or as its override says it."""
     texts = [override.partition("=")[2] for override in job["overrides"] if _key(override) == key]
-    if key in (chosen := choices(results)):
-        return plain_choice(chosen[key])
+    if key in (chosen := choices(job, results)):
+        return option_text(chosen[key])
     found = _found(settings, key)
     is_part = isinstance(found, dict) or (isinstance(found, list) and any(isinstance(item, dict) for item in found))
     if found is not ABSENT and not is_part:
         return found
-    return _read_text(texts[-1]) if texts else None
+    return _read_text(texts[-1]) if texts else _class_name(found)
 
 
-def plain_choice(choice: Any) -> Any:
-    """Options of a group that takes several, as they are written."""
-    return ",".join(map(str, choice)) if isinstance(choice, list) else choice
+def _class_name(node: Any) -> str | None:
+    """What a part of the settings is, where its option is not told."""
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return target.rpartition(".")[2] if isinstance(target, str) else None
 
 
 def _found(settings: dict[str, Any], key: str) -> Any:
@@ -326,9 +334,10 @@ def differences(read: Sequence[Read], known: dict[str, list[Any]] | None = None)
     implied = list((known or {}).values())
     chosen = []
     flat = [dict(leaves(settings)) for _, _, settings in read]
-    for group in dict.fromkeys(group for _, results, _ in read for group in choices(results)):
-        options = [plain_choice(choices(results).get(group)) for _, results, _ in read]
-        if differ(options):
+    for group in dict.fromkeys(group for job, results, _ in read for group in choices(job, results)):
+        options = [_value(group, *one) for one in read]
+        told = [option for option, (_, results, _) in zip(options, read, strict=True) if "choices" in results]
+        if told and differ(told):
             chosen.append(group)
             if group not in (known or {}):
                 yield group, options
@@ -343,10 +352,15 @@ def differences(read: Sequence[Read], known: dict[str, list[Any]] | None = None)
         implied.append(values)
 
 
-def choices(results: dict[str, Any]) -> dict[str, Any]:
-    """The option of each group that a run has chosen."""
-    found = results.get("choices")
-    return found if isinstance(found, dict) else {}
+def choices(job: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """The option of each group that a run has chosen; of one that takes a list also where the results do not tell it.
+
+    Earlier versions did not: then it is as an override says, or the default.
+    """
+    recorded = results.get("choices")
+    found = recorded if isinstance(recorded, dict) else {}
+    said = {key: o.partition("=")[2] for o in job["overrides"] if "=" in o and (key := _key(o)) in LISTED}
+    return found | {group: option for group, option in (LISTED | said).items() if group not in found}
 
 
 def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -465,7 +479,8 @@ def _repeats(board: Leaderboard) -> list[Repeats]:
     return sorted(groups.values(), key=lambda g: math.inf if (mean := g.mean("objective")) is None else sign * mean)
 
 
-def _notes(board: Leaderboard) -> Iterator[str]:
+def notes(board: Leaderboard) -> Iterator[str]:
+    """What is to be known before the numbers of a board are compared."""
     monitors = {row.monitor for row in board.rows if row.is_ranked}
     if len(monitors) > 1:
         yield f"the jobs have different objectives, {', '.join(sorted(map(str, monitors)))}; those of {board.monitor} are ranked"
