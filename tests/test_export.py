@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from iolaus import cli, portable
 from iolaus.build import build
+from iolaus.errors import UserError
 from iolaus.model.layers.scanned import scanned
 
 COLUMNS = ("area", "rooms", "city", "price")
@@ -122,6 +124,50 @@ def test_a_file_that_differs_is_refused_and_removed(run, call, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_is_written_by_its_own_name_with_what_it_needs(run, call, tmp_path, monkeypatch):
+    """What was there before stays until all is written, and no other file is left."""
+    (tmp_path / "houses.onnx").write_text("old")
+
+    def write(found, path):
+        path.write_text(f"the weights are in {path.name}.data")
+        path.with_name(f"{path.name}.data").write_text("weights")
+        assert (tmp_path / "houses.onnx").read_text() == "old"
+
+    monkeypatch.setattr(portable, "write_onnx", write)
+    monkeypatch.setattr(portable, "run_onnx", lambda *a: lambda *inputs: [torch.full((len(inputs[0]), 2), 0.5)])
+    monkeypatch.setattr(portable, "TOLERANCE", 1.0)
+    code, text = call("export", run, "--output", tmp_path / "houses.onnx")
+    assert code == 0, text
+    assert f"{tmp_path}/houses.onnx.data: 7 bytes, its weights, without which it cannot be read\n" in text
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["houses.onnx", "houses.onnx.data", "houses.onnx.json"]
+    assert (tmp_path / "houses.onnx").read_text() == "the weights are in houses.onnx.data"
+    assert described(tmp_path / "houses.onnx")["needs"] == ["houses.onnx.data"]
+
+
+@pytest.mark.slow
+def test_weights_in_a_file_of_their_own_are_found_where_they_are_put(run, call, tmp_path, monkeypatch):
+    """As where an ONNX file would be too large; and where both are moved to another folder later."""
+    import onnxruntime
+
+    monkeypatch.setattr(portable, "ONE_FILE_BYTES", 0)
+    code, text = call("export", run, "--output", tmp_path / "houses.onnx")
+    assert code == 0, text
+    assert "houses.onnx.data: " in text
+    names = ["houses.onnx", "houses.onnx.data", "houses.onnx.json"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == names
+    about = described(tmp_path / "houses.onnx")
+    assert about["needs"] == ["houses.onnx.data"]
+    (tmp_path / "away").mkdir()
+    for name in names[:2]:
+        (tmp_path / name).rename(tmp_path / "away" / name)
+    session = onnxruntime.InferenceSession(tmp_path / "away" / "houses.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"inputs": np.array(about["example"]["inputs"], dtype=np.float32)})
+    np.testing.assert_allclose(found, about["example"]["probabilities"], atol=1e-6)
+    (tmp_path / "away" / "houses.onnx.data").unlink()
+    with pytest.raises(Exception, match=r"houses\.onnx\.data"):
+        onnxruntime.InferenceSession(tmp_path / "away" / "houses.onnx", providers=["CPUExecutionProvider"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -161,6 +207,27 @@ def test_weights_that_are_shared_are_written_once(tmp_path):
     with torch.no_grad():
         task.model.norm.weight[0] += 1
     assert not portable.is_equal(task, tmp_path / "a.safetensors", shared)
+
+
+def test_the_private_loop_of_torch_is_where_it_was():
+    """It is that of `iolaus.model.layers.scanned`; when it moves, look there."""
+    from torch._higher_order_ops.scan import scan
+
+    x = torch.arange(12.0).view(4, 3)
+    last, steps = scan(lambda states, x: ((states[0] + x,), (states[0] + x).clone()), (torch.zeros(3),), x, dim=0)
+    assert torch.equal(steps, x.cumsum(0))
+    assert torch.equal(last[0], x.sum(0))
+
+
+def test_without_the_private_loop_of_torch_recurrent_layers_are_refused_in_a_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops.scan", None)
+    config = composed("data=diabetes", "model=lstm", "model.num_layers=1")
+    config.output_dir = str(tmp_path)
+    task = build(config).task.eval()
+    with pytest.raises(
+        UserError, match=r"Recurrent cannot be written as a graph: .*scan.*; --format safetensors writes its weights"
+    ):
+        portable.traced(task, task.graph(), task.example(2)[:1])
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ SUPPORT = {
     "data/stream_loader",
     "data/stream_order",
     "data/streaming",
+    "data/unseen",
     "task/base",
     "gradient/base",
     "study/base",

@@ -8,25 +8,27 @@ from forked import copy_of, finished
 from PIL import Image
 from test_export import call, predictions
 
+from iolaus import cli
 from iolaus.data import csv_table
 from iolaus.data.image_folder import decoded
 from iolaus.errors import UserError
 
 __all__ = ["call"]
 NUM_CLASSES = 23
+COLOURS = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("made")
-    lines = [f"{i % 23},{i / 10},species {i % 23}" for i in range(230)]
-    (place / "t.csv").write_text("\n".join(["a,b,y", *lines]))
+    lines = [f"{i % 23},{i / 10},{COLOURS[i % 3]},species {i % 23}" for i in range(230)]
+    (place / "t.csv").write_text("\n".join(["a,b,colour,y", *lines]))
     return finished(place, "data=csv", f"data.path={place}/t.csv", "data.target=y", "trainer.max_epochs=1")
 
 
 @pytest.fixture
 def new(tmp_path):
-    (tmp_path / "new.csv").write_text("b,a\n" + "".join(f"{i / 7},{i}\n" for i in range(12)))
+    (tmp_path / "new.csv").write_text("b,colour,a\n" + "".join(f"{i / 7},red,{i}\n" for i in range(12)))
     return tmp_path / "new.csv"
 
 
@@ -60,7 +62,7 @@ def test_a_file_is_read_in_parts(call, made, new, tmp_path, monkeypatch):
     monkeypatch.setattr(csv_table, "BLOCK", 5)
     assert table(call, made, tmp_path, new)[0] == expected
     (tmp_path / "preds.csv").unlink()
-    new.write_text(new.read_text() + "1,x\n")
+    new.write_text(new.read_text() + "1,red,x\n")
     code, text = call("predict", made, new, "--output", tmp_path / "preds.csv")
     assert code == 1
     assert text.splitlines()[-1] == f"{new} line 14, column 'a': 'x' is not a number"
@@ -85,6 +87,37 @@ def test_wrong_words(call, made, new, words, says):
     assert code == 1
     assert says in text
     assert len(text.splitlines()) == 1
+
+
+def test_categories_that_the_training_did_not_have_are_told(call, made, tmp_path, monkeypatch, capfd):
+    """In a line on standard error, over all parts of a file and all files; the rows are predicted."""
+    monkeypatch.setattr(csv_table, "BLOCK", 2)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("a,colour,b\n1,red,1\n2,azure,2\n3,green,3\n4,azure,4\n")
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    cli.main(["predict", str(made), "a.csv", "b.csv", "--text", "5,6,red"])
+    rows, told = capfd.readouterr()
+    assert [row["file"] for row in csv.DictReader(rows.splitlines())] == ["", *["a.csv"] * 4, *["b.csv"] * 4]
+    assert told.splitlines()[1:] == [
+        "warning: a.csv line 3 column 'colour': 'azure' was not seen in the training (4 rows in all); it is predicted as an unknown "
+        "category"
+    ]
+    code, text = call("predict", made, "a.csv", "--output", "all.jsonl")
+    assert code == 0
+    assert "warning: a.csv line 3 column 'colour': 'azure' was not seen in the training (2 rows in all);" in text
+
+
+def test_another_file_is_tested_as_the_training_was(call, made, tmp_path, caplog):
+    """As many categories as the training's, of which one is another: it has none's place, and is told."""
+    lines = (made.parent / "t.csv").read_text().replace("green", "azure")
+    (tmp_path / "other.csv").write_text(lines)
+    code, text = call("test", made, f"data.path={tmp_path}/other.csv", "--json")
+    assert code == 0, text
+    (record,) = (r for r in caplog.records if "not seen" in r.getMessage())
+    assert record.getMessage().startswith(
+        f"data.path: {tmp_path}/other.csv line 3 column 'colour': 'azure' was not seen"
+    )
 
 
 def test_an_output_that_is_a_folder(call, made, new, tmp_path):

@@ -17,8 +17,11 @@ from forked import finished
 from test_export import call, houses
 
 from iolaus import cli
+from iolaus.data.csv_table import CsvTable
+from iolaus.data.text_file import TextFile
 from iolaus.endpoint import application
 from iolaus.finished import restored
+from iolaus.form import page
 from iolaus.predict import predicted
 from iolaus.serve import _listening
 
@@ -91,6 +94,22 @@ def test_rows_and_files_give_what_predict_gives(run, url, tmp_path):
     assert ask(f"{url}/health")[1]["status"] == "ok"
 
 
+def test_categories_that_the_training_did_not_have_are_told(url):
+    """In a list, where there are any: once a column, by the file's own name or the row's number; of a refused request nothing is left."""
+    status, answer = upload(f"{url}/predict", "new.csv", b"area,rooms,city\n50,2,Lima\n50,2,Rome\n50,2,Lima\n")
+    assert status == 200
+    assert len(answer["predictions"]) == 3
+    assert answer["warnings"] == [
+        "new.csv line 2 column 'city': 'Lima' was not seen in the training (2 rows in all); it is predicted as an unknown category"
+    ]
+    status, answer = ask(f"{url}/predict", {"rows": [ROW, ROW | {"city": "Ulm"}, ROW | {"city": "Paris"}]})
+    assert answer["warnings"] == [
+        "number 2 column 'city': 'Ulm', 'Paris' were not seen in the training (2 rows in all); they are predicted as one unknown category"
+    ]
+    assert ask(f"{url}/predict", {"rows": [ROW | {"city": "Ulm"}, ROW | {"area": "x"}]})[0] == 400
+    assert ask(f"{url}/predict", {"rows": [ROW]})[1].keys() == {"predictions"}
+
+
 def test_several_at_once_do_not_mix(url):
     rows = [{"rows": [ROW | {"area": 30 + i}]} for i in range(20)]
     alone = [ask(f"{url}/predict", row) for row in rows]
@@ -139,6 +158,18 @@ def test_the_page_needs_nothing_from_elsewhere(url):
     fields = json.loads(page.partition('id="fields">')[2].partition("</script>")[0])
     assert [c["name"] for c in fields["columns"]] == ["area", "rooms", "city"]
     assert fields["columns"][2]["choices"] == ["Berlin", "Oslo", "Rome"]
+
+
+def test_the_page_names_the_target_and_asks_for_a_text_where_there_are_no_columns(tmp_path):
+    """A text file's encoding is no encoding of columns."""
+    table = CsvTable("gone.csv", "price", input_kind="table", input_shape=None, target_kind="real")
+    text = TextFile("gone.txt", input_kind="tokens", input_shape=(8,), target_kind="tokens")
+    fields = [
+        json.loads(page("", data).partition('id="fields">')[2].partition("</script>")[0]) for data in (table, text)
+    ]
+    assert [found["target"] for found in fields] == ["price", None]
+    assert fields[1]["columns"] == []
+    assert fields[1]["text"] == "a text to go on from"
 
 
 def test_wrong_words(made, call):

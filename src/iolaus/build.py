@@ -63,12 +63,13 @@ class Run:
         return best[0] if best and best[0] else None
 
 
-def build(config: DictConfig, data: DataModule | None = None) -> Run:
+def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path | None = None) -> Run:
     """Make everything a run needs, the data first: what only its file knows is filled in before the others read it.
 
     Args:
         config: checked; facts of the data that are null are set here, so that the saved settings are complete.
         data: read by another run with the same settings of the data, to be used again.
+        checkpoint: whose weights are going to be used: tables are encoded as those that it learned from were; None: a run that learns.
 
     Raises:
         UserError: for arguments that a class refuses, data that contradict the settings, a device that is not there.
@@ -78,6 +79,8 @@ def build(config: DictConfig, data: DataModule | None = None) -> Run:
     reused = data is not None
     if data is None:
         data = make(plain(config.data), "data")
+        if checkpoint is not None and data.keeps_learned:
+            _load_learned(data, read(checkpoint))
         ranks.in_turn(data.prepare_data)
         data.setup()
     with open_dict(config):
@@ -118,8 +121,7 @@ def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Tas
     quiet()
     content = read(checkpoint)
     data: DataModule = make(settings["data"], "data")
-    if (state := content.get(type(data).__qualname__)) is not None:
-        data.load_state_dict(state)
+    _load_learned(data, content)
     task = build_task(settings)
     task.on_load_checkpoint(content)
     if settings["trainer"].get("precision") == "64-true":
@@ -127,6 +129,12 @@ def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Tas
     task.load_state_dict(content["state_dict"])
     wants_gpu = settings["trainer"].get("accelerator") in ("auto", "gpu", "cuda")
     return data, task.to("cuda" if wants_gpu and torch.cuda.is_available() else "cpu").eval()
+
+
+def _load_learned(data: DataModule, content: dict[str, Any]) -> None:
+    """Let data know what a checkpoint tells of those it is from."""
+    if (state := content.get(type(data).__qualname__)) is not None:
+        data.load_state_dict(state)
 
 
 def steps_per_epoch(data: DataModule, trainer: dict[str, Any]) -> int:

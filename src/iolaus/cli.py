@@ -282,7 +282,7 @@ def _test(options: argparse.Namespace) -> None:
     import_lightning()
     from iolaus.build import build
 
-    run = build(config)
+    run = build(config, checkpoint=checkpoint)
     if "test" not in run.data.datasets:
         raise UserError(f"{options.run}: its data set has no test split; set data.test_fraction or another data set")
     run.trainer.test(run.task, datamodule=run.data, ckpt_path=checkpoint, verbose=False, weights_only=True)

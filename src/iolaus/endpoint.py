@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from iolaus.errors import UserError
 from iolaus.finished import Finished
 from iolaus.form import page
-from iolaus.predict import predicted
+from iolaus.predict import of_file, predicted
 
 log = logging.getLogger("iolaus")
 
@@ -89,11 +89,11 @@ def application(run: Finished, folder: Path, most_bytes: int) -> Starlette:
             sources = await _sources(request, run, Path(place))
             try:
                 async with turn:
-                    rows = await run_in_threadpool(_rows, run, sources, most_bytes)
+                    rows, warnings = await run_in_threadpool(_rows, run, sources, most_bytes)
             except UserError as error:
-                text = re.sub(rf"{re.escape(place)}/\d+/", "", str(error)).removeprefix("predict: ")
-                raise HTTPException(400, text[:MOST_LETTERS]) from None
-        return _json({"predictions": rows})
+                raise HTTPException(400, _as_sent(str(error), place).removeprefix("predict: ")[:MOST_LETTERS]) from None
+        told = {"warnings": [_as_sent(line, place)[:MOST_LETTERS] for line in warnings]} if warnings else {}
+        return _json({"predictions": rows} | told)
 
     async def health(request: Request) -> Response:
         known = {"status": "ok", "run": str(folder), "name": run.settings.get("name")}
@@ -132,6 +132,11 @@ def _json(content: Any, status: int = 200) -> Response:
 
 def _told(text: str, status: int) -> Response:
     return _json({"error": text}, status)
+
+
+def _as_sent(text: str, place: str) -> str:
+    """A message that names files as they were sent."""
+    return re.sub(rf"{re.escape(place)}/\d+/", "", text)
 
 
 async def _sources(request: Request, run: Finished, place: Path) -> list[Source]:
@@ -193,21 +198,23 @@ def _given(content: Any, data: Any) -> Iterator[str]:
             raise UserError(f"rows: number {number}: {error}") from None
 
 
-def _rows(run: Finished, sources: list[Source], most_bytes: int) -> list[dict[str, Any]]:
-    """The rows of all sources, as `iolaus predict` gives them, with numbers that JSON has."""
+def _rows(run: Finished, sources: list[Source], most_bytes: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of all sources, as `iolaus predict` gives them, with numbers that JSON has; and what there is to warn of."""
     found = []
+    run.data.unseen.take()  # of a request that was refused
     for number, source in enumerate(sources, 1):
         if isinstance(source, Path):
             _check_archive(source, most_bytes)
         try:
             for row in predicted(run.task, run.data, source):
-                named = {"file": source.name} | row if isinstance(source, Path) and set(row) != {"text"} else row
+                named = of_file(row, source.name) if isinstance(source, Path) else row
                 found.append({key: _finite(value) for key, value in named.items()})
         except UserError as error:
             if isinstance(source, Path):
                 raise
             raise UserError(f"number {number}: {str(error).removeprefix('the text: line 1, ')}") from None
-    return found
+        run.data.unseen.rename("the text: line 1", f"number {number}")
+    return found, run.data.unseen.take()
 
 
 def _check_archive(file: Path, most_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -64,18 +65,23 @@ def export(
         check_output(output, (f".{form}",))
     run = restored(folder, overrides, checkpoint, allow)
     run.task.cpu()
-    partial = output.with_name(f"{output.stem}{PARTIAL}.{form}")
     try:
-        told = _write_weights(run, partial) if form == "safetensors" else _write_graph(run, partial, form)
-        description = {"file": output.name, "format": form} | told | _facts(run, folder)
-        text = json.dumps(_finite(description), indent=1, ensure_ascii=False, allow_nan=False, default=str)
-        partial.replace(output)
+        # in a folder beside it, by its own name, since a large ONNX model names the file of its weights
+        with tempfile.TemporaryDirectory(prefix=f"{output.name}{PARTIAL}-", dir=output.parent) as place:
+            made = Path(place, output.name)
+            told = _write_weights(run, made) if form == "safetensors" else _write_graph(run, made, form)
+            parts = sorted(file.name for file in made.parent.iterdir() if file != made)
+            description = {"file": output.name, "needs": parts, "format": form} | told | _facts(run, folder)
+            text = json.dumps(_finite(description), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+            for name in [*parts, output.name]:
+                made.with_name(name).replace(output.with_name(name))
         output.with_name(output.name + ".json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output: {output}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     print(f"{output}: {output.stat().st_size:,} bytes; {told['verified']['what']}")
+    for name in parts:
+        file = output.with_name(name)
+        print(f"{file}: {file.stat().st_size:,} bytes, its weights, without which it cannot be read")
     print(f"{output}.json: what its inputs and outputs are")
 
 

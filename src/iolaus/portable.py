@@ -176,7 +176,7 @@ def run_pt2(path: Path, count: int) -> Callable[..., list[torch.Tensor]]:
 
 
 def write_onnx(found: Traced, path: Path) -> None:
-    """Write an ONNX model, in one file where it is below 2 GB, else with its weights in FILE.data.
+    """Write an ONNX model, in one file where it is below 2 GB, else with its weights in FILE.data beside it, whose name it holds.
 
     Raises:
         UserError: for operations that ONNX does not have.

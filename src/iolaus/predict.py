@@ -55,16 +55,26 @@ def predict(
     run = restored(folder, overrides, checkpoint, allow)
     _choose_columns(run.task, top, is_table=output is None or output.suffix == ".csv")
     rows = itertools.chain(
-        (row for text in texts for row in predicted(run.task, run.data, text)),
-        (
-            {"file": str(file)} | row if set(row) != {"text"} else row
-            for file in files
-            for row in predicted(run.task, run.data, file)
-        ),
+        (of_file(row, "") if files else row for text in texts for row in predicted(run.task, run.data, text)),
+        (of_file(row, str(file)) for file in files for row in predicted(run.task, run.data, file)),
     )
-    if output is None:
-        _write(rows, sys.stdout, "csv")
-        return
+    try:
+        if output is None:
+            _write(rows, sys.stdout, "csv")
+        else:
+            _write_file(rows, output)
+    finally:
+        for line in run.data.unseen.take():
+            print(f"warning: {line}", file=sys.stderr)
+
+
+def of_file(row: dict[str, Any], name: str) -> dict[str, Any]:
+    """A row that says first which file it is of, by the name that the file was asked for; a text alone stays one."""
+    return row if set(row) == {"text"} else {"file": name} | row | {"file": name}
+
+
+def _write_file(rows: Iterator[dict[str, Any]], output: Path) -> None:
+    """Write rows to a file, which is not there before all are."""
     partial = output.with_name(output.name + PARTIAL)
     try:
         with partial.open("w", newline="", encoding="utf-8") as place:

@@ -133,3 +133,51 @@ def test_a_separator_that_is_another_one_is_told(tmp_path):
     data = CsvTable(str(tmp_path / "t.csv"), "y", target_kind="real", **FACTS)
     with pytest.raises(UserError, match=r"set data\.separator=semicolon"):
         data.setup()
+
+
+def test_categories_that_the_training_did_not_have_are_told_once_a_column(tmp_path, caplog):
+    """Whatever the number of rows; empty cells that are filled in are none, and what was taken is forgotten."""
+    data = CsvTable(write(tmp_path / "t.csv", rows()), "y", missing="mean", target_kind="real", **FACTS)
+    data.setup()
+    assert not caplog.records
+    new = write(
+        tmp_path / "new.csv", ["1,2,red,3", "1,2,,3", *(f"1,2,{c},3" for c in ("violet", "pink") * 3000), "1,2,x,3"]
+    )
+    assert len(list(data.new_items(tmp_path / "new.csv"))) == 6003
+    assert data.unseen.take() == [
+        f"{new} line 4 column 'colour': 'violet', 'pink', 'x' were not seen in the training (6001 rows in all); they are predicted as one "
+        "unknown category"
+    ]
+    assert data.unseen.take() == []
+    many = write(tmp_path / "many.csv", [f"1,2,{i:050},3" for i in range(9)])
+    list(data.new_items(tmp_path / "many.csv"))
+    (line,) = data.unseen.take()
+    shown = ", ".join(f"'{0:040}'" for _ in range(4))
+    assert line.startswith(
+        f"{many} line 2 column 'colour': {shown} and others were not seen in the training (9 rows in all)"
+    )
+
+
+def test_other_files_are_encoded_as_those_that_were_learned_from(tmp_path, caplog):
+    """Numbers for categories, fill values and the order of columns are the training's, not the new file's."""
+    gaps = ["1e3,,red,3", *rows()]
+    data = CsvTable(write(tmp_path / "t.csv", gaps), "y", missing="mean", target_kind="real", **FACTS)
+    data.setup()
+    fill = float(data.datasets["train"].tensors[0][0, 1])
+    lines = [f"{c},9,{b},{b or 0}" for c in ("red", "azure", "green") for b in (*range(9), "")]
+    other = write(tmp_path / "o.csv", lines, "colour,more,b,y")
+    again = CsvTable(other, "y", columns=["colour", "b"], missing="mean", target_kind="real", **FACTS)
+    again.load_state_dict(data.state_dict())
+    with pytest.raises(UserError, match=r"data\.path: .*o\.csv has no column 'a'"):
+        again.setup()
+    other = write(tmp_path / "o.csv", [f"{line},7" for line in lines], "colour,more,b,y,a")
+    again.setup()
+    inputs = again.datasets["train"].tensors[0]
+    assert inputs[:, 0].unique().tolist() == [7]
+    torch.testing.assert_close(inputs[:, 1].view(3, 10), torch.tensor([*range(9), fill]).expand(3, 10))
+    colours = [[0, 0, 1], [0, 0, 0], [0, 1, 0]]  # of blue, green, red
+    assert torch.equal(inputs[:, 2:], torch.tensor(colours).repeat_interleave(10, 0))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data.path: {other} line 12 column 'colour': 'azure' was not seen in the training (10 rows in all); it is predicted as an "
+        "unknown category"
+    ]

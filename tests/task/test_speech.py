@@ -17,6 +17,7 @@ from iolaus.check import plain
 from iolaus.data.morse import Morse
 from iolaus.exhibits import Audio, Heatmap
 from iolaus.functional.ctc import ctc_beam_search, ctc_greedy
+from iolaus.predict import of_file, predicted
 
 EASY = (
     *("data=morse", "data.size=160", "data.characters=' ETAI'", "data.word_length=[1,3]", "data.num_words=[1,2]"),
@@ -94,6 +95,8 @@ def test_new_files_are_transcribed_as_the_test_is(tmp_path, decoding):
     wavfile.write(tmp_path / "slow.wav", 2_000, clips[0])
     rows = task.predict(list(data.new_items(tmp_path)), data)
     assert [row["file"] for row in rows] == ["0.wav", "1.wav", "2.wav", "slow.wav"]
+    (row,) = predicted(task, data, tmp_path / "1.wav")
+    assert list(of_file(row, "f/1.wav").items()) == [("file", "f/1.wav"), ("transcript", rows[1]["transcript"])]
     lengths = torch.tensor([len(c) for c in clips])
     batch = pad_sequence([torch.from_numpy(c) for c in clips], batch_first=True)
     _, tokens, target = task.evaluate((batch, lengths, torch.tensor([[1], [2], [3]])))

@@ -16,6 +16,7 @@ from iolaus.augment.transforms import composed
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
+from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -57,6 +58,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     no_folds = ""  # why a data set is not cut into folds
     cuts_itself = False  # whether `load` cuts the splits that are not given, by `hold_out_rows`
+    keeps_learned = False  # whether `load` goes by what `load_state_dict` brought back, if it did
 
     def __init__(
         self,
@@ -101,6 +103,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.augmentations: list[Callable[..., Batch]] = []  # of training batches; build adds the chosen ones
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
+        self.unseen = Unseen()  # categories of the rows that were read since this was taken
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
         self._fingerprint: dict[str, Any] | None = None
 

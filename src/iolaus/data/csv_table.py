@@ -2,6 +2,8 @@
 
 import csv
 import io
+import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from iolaus.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger("iolaus")
+
 MOST_CATEGORIES = 100
 BLOCK = 8192  # rows of a new file that are read together
 MOST = 1e30  # float32 ends at 3.4e38, and squares are summed
@@ -28,7 +32,7 @@ class Table(DataModule, ABC):
 
     A column of numbers is one input; a column of text becomes one input for each of its categories. Mean, deviation and fill
     values are taken from the training split alone. A category that the file at `path` does not have, and an empty cell among
-    categories that is to be filled in, is none of the known ones: all its inputs are 0.
+    categories that is to be filled in, is none of the known ones: all its inputs are 0. `unseen` has noted those of the former.
 
     Args:
         path: the file.
@@ -44,6 +48,7 @@ class Table(DataModule, ABC):
     """
 
     place = "line"  # what messages call a row; its number is the table's index
+    keeps_learned = True
 
     def __init__(
         self,
@@ -67,23 +72,27 @@ class Table(DataModule, ABC):
         self.encoding: dict[str, dict[str, Any]] = {}
 
     def load(self) -> dict[str, Dataset]:
-        tables = {"train": self.read(self.path)}
+        places = {"train": ("data.path", self.path)}
         if self.test_path is not None:
-            tables["test"] = self.read(self.test_path)
-        names = self._input_names(list(tables["train"].columns))
+            places["test"] = ("data.test_path", self.test_path)
+        tables = {split: self.read(path) for split, (_, path) in places.items()}
+        names = list(self.encoding) or self._input_names(list(tables["train"].columns))
         for split, table in tables.items():
             if absent := [n for n in [*names, self.target] if n not in table.columns]:
-                raise UserError(f"data.test_path: {self.test_path} has no column {absent[0]!r}")
-            tables[split] = self._without_gaps(table, names, self.test_path if split == "test" else self.path)
-        self._learn(tables["train"], names)
+                raise UserError(f"{': '.join(places[split])} has no column {absent[0]!r}")
+            tables[split] = self._without_gaps(table, names, places[split][1])
+        if not self.encoding:
+            self._learn(tables["train"], names)
         self.input_shape = (sum(len(e["categories"] or [None]) for e in self.encoding.values()),)
-        paths = {"train": self.path, "test": self.test_path}
-        return {
+        datasets: dict[str, Dataset] = {
             split: TensorDataset(
-                self.encode(table, f"data.path: {paths[split]}"), self._encode_target(table, str(paths[split]))
+                self.encode(table, ": ".join(places[split])), self._encode_target(table, places[split][1])
             )
             for split, table in tables.items()
         }
+        for line in self.unseen.take():
+            log.warning("%s", line)
+        return datasets
 
     @abstractmethod
     def read(self, path: str) -> "pd.DataFrame":
@@ -158,11 +167,12 @@ class Table(DataModule, ABC):
         position = 0
         for encoding in self.encoding.values():
             if encoding["categories"] is None:
-                column = train[:, position]
-                known = column[~column.isnan()]
-                encoding["fill"] = (
-                    float(known.median() if self.missing == "median" else known.mean()) if len(known) else 0.0
-                )
+                if math.isnan(encoding["fill"]):
+                    column = train[:, position]
+                    known = column[~column.isnan()]
+                    encoding["fill"] = (
+                        float(known.median() if self.missing == "median" else known.mean()) if len(known) else 0.0
+                    )
                 for dataset in self.datasets.values():
                     dataset.tensors[0][:, position].nan_to_num_(encoding["fill"])  # type: ignore[attr-defined]
             position += len(encoding["categories"] or [None])
@@ -172,6 +182,8 @@ class Table(DataModule, ABC):
         columns = []
         for name, encoding in self.encoding.items():
             if encoding["categories"] is not None:
+                is_known = table[name].isin([*encoding["categories"], ""])  # empty cells are to be filled in
+                self.unseen.note(name, table[name][~is_known], f"{source} {self.place}")
                 columns += [
                     torch.tensor((table[name] == c).to_numpy(), dtype=torch.float32) for c in encoding["categories"]
                 ]

@@ -1,4 +1,9 @@
-"""Recurrent layers as loops that a graph can hold, over sequences of any length. https://onnx.ai/onnx/operators/onnx__Scan.html."""
+"""Recurrent layers as loops that a graph can hold, over sequences of any length. https://onnx.ai/onnx/operators/onnx__Scan.html.
+
+torch's loop is a private name, `torch._higher_order_ops.scan.scan`, as long as there is no public one. It is used here alone, and imported
+only when a recurrent layer is traced: when it moves, models with such layers are not exported as graphs, which a line tells with the
+reason, and all else is as before. `tests/test_export.py` fails then.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._higher_order_ops.scan import scan
 from torch.nn import functional as F
 
 States = tuple[torch.Tensor, ...]  # (B, H) of a layer and direction; of an LSTM the cell too
@@ -62,6 +66,8 @@ def _forward(layer: nn.RNNBase, x: torch.Tensor, hx: Any = None) -> tuple[torch.
 
 def _looped(layer: nn.RNNBase, name: str, x: torch.Tensor, states: States) -> tuple[States, torch.Tensor]:
     """The last states, and the first of them after each step, (T, B, H), for x (T, B, D)."""
+    from torch._higher_order_ops.scan import scan
+
     reads, keeps = (
         (getattr(layer, f"weight_{what}_{name}"), getattr(layer, f"bias_{what}_{name}", None)) for what in ("ih", "hh")
     )
