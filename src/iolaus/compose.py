@@ -39,7 +39,7 @@ from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
 from iolaus.rules import GROUPS
-from iolaus.runs import Job
+from iolaus.runs import Job, option_text
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
 from iolaus.tables import short
@@ -303,8 +303,9 @@ def _tree(arguments: argparse.Namespace, conf: Path) -> str:
     notes = {
         key: f"default {short(told['default'])}" if "default" in told else "added" for key, told in changed.items()
     }
-    for group, choice in _choices(settings).items():
-        if group in GROUPS and choice is not None:
+    for group, choice in (_choices(settings) | several(settings)).items():
+        if group in GROUPS and choice:
+            choice = option_text(choice)
             notes[group] = f"{choice}, {notes[group]}" if group in notes else str(choice)
     return tree(str(config.name), plain(config), notes)
 
