@@ -17,7 +17,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from iolaus.compose import launch
+from iolaus.compose import OWN_FULL_ERROR, launch
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -45,7 +45,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     handlers, level = list(root.handlers), root.level
 
     def run(*arguments: str) -> Outcome:
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        for name in ("HYDRA_FULL_ERROR", OWN_FULL_ERROR):
+            monkeypatch.delenv(name, raising=False)
         # a sweep's jobs in this process, too: where each has its own is tested in tests/sweep
         here = ["hydra/launcher=basic"] if "-m" in arguments and "hydra/launcher" not in str(arguments) else []
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *here])

@@ -59,6 +59,8 @@ CASES = [
     ("experiment=foo", "experiment=foo", "there is no experiment 'foo'"),
     ("~callbacks.foo", "callbacks.foo", ""),
     ("callbacks=[default,swa,ema]", "callbacks", "swa and ema each test and keep weights that they average"),
+    ("logger=[csv,csv]", "logger: csv is named twice", "name it once, as in logger=[csv]"),
+    ("callbacks=[default,look,default]", "callbacks: default is named twice", "as in callbacks=[default,look]"),
     ("init_from=", "init_from", "names nothing; give a run's folder or a checkpoint"),
     ("model.activation=Relu", "model", "activation must be a class of torch.nn"),
     ("model._target_=iolaus.model.mlp.MPL", "model._target_", "did you mean 'MLP'"),

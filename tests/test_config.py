@@ -8,6 +8,7 @@ import pytest
 from conftest import CONF, ROOT, composed, options, read_yaml
 
 from iolaus.check import check
+from iolaus.compose import _named_twice
 from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError
 from iolaus.rules import GROUPS, in_words, within
@@ -82,6 +83,12 @@ def test_callbacks_are_keyed():
     assert composed("callbacks.early_stopping.patience=5").callbacks.early_stopping.patience == 5
     assert list(composed("callbacks=[summary,progress]").callbacks) == ["summary", "progress"]
     assert set(composed("logger=[tensorboard,csv]").logger) == {"tensorboard", "csv"}
+
+
+def test_options_that_share_members_are_not_named_twice():
+    assert list(_named_twice(["callbacks=[default,look]", "callbacks=[checkpoint,default]", "logger=csv"])) == []
+    twice = ["logger=[wandb,csv,wandb]", "model.hidden_dims=[8,8]"]
+    assert list(_named_twice(twice)) == ["logger: wandb is named twice; name it once, as in logger=[wandb,csv]"]
 
 
 TORCH_FREE = """

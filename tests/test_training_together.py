@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import train as train_module
 from conftest import ROOT
 from forked import Child, content, differences, kill_at_step
 from lightning_utilities.core.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
 
+from iolaus import supervise
+from iolaus.compose import OWN_FULL_ERROR, _friendly, launch
+from iolaus.sweep import jobs
 from iolaus.task.base import Task
 
 # wine: 125 training rows, in batches of 16 an epoch of 8 batches of which the last has 13
@@ -28,6 +33,40 @@ def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return asked.getsockname()[1]
+
+
+@pytest.mark.parametrize(("variable", "word"), [(None, None), ("1", None), (None, "-v")])
+def test_processes_show_tracebacks_where_the_first_one_does(tmp_path, monkeypatch, capfd, variable, word):
+    """HYDRA_FULL_ERROR, which `launch` sets itself, and -v."""
+    for name in ("HYDRA_FULL_ERROR", OWN_FULL_ERROR):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if variable is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", variable)
+
+    def shows(*words: str) -> bool:
+        monkeypatch.setattr(sys, "argv", ["train.py", *words, "output_dir="])  # which is refused
+        with pytest.raises(SystemExit):
+            launch(train_module.main)
+        return "Traceback" in capfd.readouterr().err
+
+    wanted = variable is not None or word is not None
+    assert shows(*([word] if word else [])) == wanted
+    told = f"import os; print([os.environ.get(n) for n in ('HYDRA_FULL_ERROR', {OWN_FULL_ERROR!r})])"
+    monkeypatch.setattr(supervise, "_command", lambda *_: [sys.executable, "-c", told])
+    config = {"trainer": {"devices": 2, "accelerator": "cpu", "num_nodes": 1}, "output_dir": str(tmp_path)}
+    supervise.supervise(OmegaConf.create(config), [], [])
+    assert capfd.readouterr().out.splitlines() == [str(["1", None if wanted else "1"])] * 2
+    assert shows() == wanted  # as one of them, by its environment alone
+
+
+def test_processes_are_as_quiet_as_the_first_one(monkeypatch):
+    """Their words are those that were typed; -q is none of these, which a sweep compares."""
+    monkeypatch.setattr(jobs, "typed", ["data=iris", "output_dir=run"])
+    for flags in ([], ["-q"]):
+        monkeypatch.setattr(sys, "argv", _friendly(["train.py", *flags, *jobs.typed]))
+        command = supervise._command(OmegaConf.create({}), [], [])
+        assert command == [sys.executable, "train.py", *flags, "data=iris"]
 
 
 def member(rank: int, world: int, port: int, more: Callable[[], None]) -> Callable[[], None]:

@@ -47,6 +47,7 @@ from iolaus.terminal import RESULT, nobody_reads, tree, write_leniently
 
 TASKS = {"class": "classification", "real": "regression"}
 LOGGING = ("job_logging", "hydra_logging")  # of a job, and of what starts it
+OWN_FULL_ERROR = "IOLAUS_FULL_ERROR"  # set where HYDRA_FULL_ERROR is not the user's but ours
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
 
 
@@ -83,9 +84,12 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     """
     write_leniently()
     quiet = "-q" in sys.argv
-    verbose = "-v" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    verbose = "-v" in sys.argv or (os.environ.get("HYDRA_FULL_ERROR") == "1" and OWN_FULL_ERROR not in os.environ)
     sys.path.append(os.getcwd())  # the user's own packages
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are told here
+    os.environ.pop(OWN_FULL_ERROR, None)
+    if not verbose:
+        os.environ[OWN_FULL_ERROR] = "1"  # processes that this one starts tell as it does
     os.environ["IOLAUS_SCRIPT"] = sys.argv[0]  # for jobs that another program starts
     conf = Path(inspect.getfile(main)).resolve().parent / "conf"
 
@@ -436,6 +440,7 @@ def _settle_job(
         config.output_dir = "outputs"  # Hydra knows it once the job starts
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
+    problems += _named_twice(overrides)
     try:
         check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
@@ -443,6 +448,20 @@ def _settle_job(
     if problems:
         raise ConfigError(problems)
     return told
+
+
+def _named_twice(overrides: list[str]) -> Iterator[str]:
+    """Options that stand twice in the list of a group, of which Hydra would make one part without a word."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        value = override.value()
+        if override.key_or_group not in GROUPS or not isinstance(value, list):
+            continue
+        names = [str(name) for name in value]
+        once = list(dict.fromkeys(names))
+        for name in once:
+            if names.count(name) > 1:
+                key = override.key_or_group
+                yield f"{key}: {name} is named twice; name it once, as in {key}=[{','.join(once)}]"
 
 
 def _several_runs(config: DictConfig, overrides: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 from iolaus import ranks
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
-from iolaus.rules import CHOICES, GROUP_KEYS, GROUPS, KINDS, target_of
+from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, target_of
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
@@ -248,10 +248,19 @@ def _processes(config: Node) -> Iterator[str]:
         yield "optim=lbfgs: its search along a line needs the loss of all data in one process; set trainer.devices=1"
     if config["stages"] == ["study"]:
         yield "stages: a study is done by one process; set trainer.devices=1"
+    finders = [stage for stage in config["stages"] if stage in FINDERS]
+    if finders and (here.world > 1 or _is_several(number) or _is_several(machines)):
+        names = f"{' and '.join(finders)} {'tries' if len(finders) == 1 else 'try'}"
+        yield f"stages: {names} steps of one process; run it alone with trainer.devices=1, and train with what it finds"
     is_sharded = target_of(trainer.get("strategy")).endswith((".FullySharded", ".ModelParallelStrategy"))
     if is_sharded and (found := together & WANT_WHOLE_WEIGHTS):
         names = " and ".join(sorted(found))
         yield f"trainer=fsdp: {names} among the callbacks wants whole weights in a process; leave it out, or take trainer=ddp"
+
+
+def _is_several(number: Any) -> bool:
+    """Whether a number of devices or machines is above one; what `auto` comes to is known later."""
+    return str(number).isdigit() and int(number) > 1
 
 
 def _mismatches(here: ranks.Place, trainer: Node, number: Any) -> Iterator[str]:
@@ -333,6 +342,16 @@ def _finders(config: Node) -> Iterator[str]:
             yield f"stages: lr_find looks for optim.lr, which {name} does not have; choose another optimizer, or leave lr_find out"
         elif name == "Rprop":
             yield "stages: lr_find tells nothing of Rprop, whose rate is that of its first step alone; leave it out"
+        yield from _range_of_rates(config["lr_find"])
+
+
+def _range_of_rates(finder: Node) -> Iterator[str]:
+    """Rates must rise, and a loss that has diverged is above its least; as the class itself says, but before there is a run."""
+    low, high, threshold = (finder.get(key) for key in ("min_lr", "max_lr", "threshold"))
+    if isinstance(low, int | float) and isinstance(high, int | float) and not 0 < low < high:
+        yield f"lr_find.min_lr: must be above 0 and below lr_find.max_lr; received {low:g} and {high:g}"
+    if isinstance(threshold, int | float) and threshold <= 1:
+        yield f"lr_find.threshold: must be above 1; received {threshold:g}"
 
 
 def _source(config: Node) -> Iterator[str]:

@@ -10,7 +10,8 @@ SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_
 }
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
 GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init", "gradient", "study"}
-STAGES = ("info", "batch_size_find", "lr_find", "fit", "test", "study")
+FINDERS = ("batch_size_find", "lr_find")  # stages that look for a setting, in this order
+STAGES = ("info", *FINDERS, "fit", "test", "study")
 
 # Keys with underscores around them speak to Iolaus and are not arguments of the class.
 OWN_KEYS = {

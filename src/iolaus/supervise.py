@@ -19,6 +19,7 @@ from iolaus import ranks, slurm
 from iolaus.errors import UserError
 from iolaus.runs import note_results, read_results
 from iolaus.sweep import jobs
+from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
@@ -90,9 +91,8 @@ def supervise(config: DictConfig, words: Sequence[str], overrides: Sequence[str]
         SystemExit: with the code of those that ended otherwise than well; they have told why.
     """
     command = [*_command(config, words, overrides), *words]
-    inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # which this one has set
     processes = [
-        subprocess.Popen(command, env=inherited | more, preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL)
+        subprocess.Popen(command, env=os.environ | more, preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL)
         for more in _environments(config)
     ]
     with _passed_on(processes) as received:
@@ -164,7 +164,9 @@ def _command(config: DictConfig, added: Sequence[str], overrides: Sequence[str])
         return [sys.executable, os.environ.get("IOLAUS_SCRIPT", "train.py"), *words]
     if Path(script).name == "__main__.py":
         return [sys.executable, "-m", "iolaus", *words]
-    return [sys.executable, script, *(word for word in jobs.typed or words if not word.startswith("output_dir="))]
+    quiet = ["-q"] if f"hydra.job_logging.handlers.console.level={RESULT}" in words else []  # what -q became
+    words = [word for word in jobs.typed or words if not word.startswith("output_dir=")]
+    return [sys.executable, script, *quiet, *words]
 
 
 def _environments(config: DictConfig) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from iolaus import ranks, ray_train
 from iolaus.check import plain
 from iolaus.errors import UserError
+from iolaus.rules import FINDERS
 from iolaus.runs import Job, read_results
 from iolaus.supervise import is_due, supervise
 
@@ -44,7 +45,7 @@ def train(config: DictConfig, job: Job) -> float | None:
         preflight(run)
         if "info" in config.stages:
             report.info()
-        for stage in ("batch_size_find", "lr_find"):
+        for stage in FINDERS:
             if stage in config.stages:
                 report.find(stage)
         if "fit" in config.stages:

@@ -156,6 +156,34 @@ def test_gradients_are_those_of_the_last_step(tmp_path):
     assert (value.min, value.max) == pytest.approx((kept.gradient.min().item(), kept.gradient.max().item()))
 
 
+class Stop(pl.Callback):
+    """Ends the training with the second epoch, as early stopping does: by the validation, or once the epoch is over."""
+
+    def __init__(self, hook):
+        def stop(trainer, task):
+            trainer.should_stop = trainer.current_epoch == 1
+
+        setattr(self, hook, stop)
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end"])
+def test_the_epoch_that_early_stopping_makes_the_last_is_drawn(tmp_path, hook):
+    words = ("trainer.max_epochs=9",)
+    plain = fit(tmp_path / "plain", *words, more=[Stop(hook)])
+    run = fit(
+        tmp_path / "run", *words, "callbacks=[histograms]", "callbacks.histograms.every_n_epochs=5", more=[Stop(hook)]
+    )
+    each = fit(tmp_path / "each", *words, "callbacks=[histograms]", more=[Stop(hook)])
+    for tag in ("weights/layers.1.weight", "gradients/layers.1.weight"):
+        (drawn,) = events(tmp_path / "run").Histograms(tag)
+        last = events(tmp_path / "each").Histograms(tag)[-1]
+        assert (drawn.step, drawn.histogram_value) == (14, last.histogram_value)
+    assert run.trainer.current_epoch == plain.trainer.current_epoch == 2
+    for other in (run, each):
+        same_bits(other.task.state_dict(), plain.task.state_dict())
+        assert torch.equal(other.random, plain.random)
+
+
 def test_the_validation_is_what_is_drawn_and_listed(tmp_path, monkeypatch):
     """Confusion matrix and mistakes of the last validation, against predictions made anew."""
     drawn, written = {}, {}

@@ -107,6 +107,33 @@ def test_splits_of_ones_own(tmp_path):
     assert {split: len(rows) for split, rows in data.rows.items()} == {"train": 40, "val": 10, "test": 10}
 
 
+def test_rows_that_are_sorted_by_class_are_warned_of(tmp_path, caplog):
+    """In one file, and in a file for each class; shuffled ones never, in shards of any size, and rows that are not held out neither."""
+    rows = table(300)
+    by_class = rows.sort_by("y")
+    pq.write_table(by_class, tmp_path / "sorted.parquet")
+    (tmp_path / "apart").mkdir()
+    for number, label in enumerate(("ash", "elm", "oak")):
+        pq.write_table(rows.filter(pa.compute.equal(rows["y"], label)), tmp_path / "apart" / f"{number}.parquet")
+    for place in ("sorted.parquet", "apart"):
+        caplog.clear()
+        ready(tmp_path / place, drop=["id"])
+        (line,) = caplog.messages
+        assert "rows seem to be sorted by class (" in line
+        assert "so the val and test split held out" in line
+        assert "give data.val_path and data.test_path" in line
+        assert "\n" not in line
+    caplog.clear()
+    ready(tmp_path / "sorted.parquet", drop=["id"], val_path=str(tmp_path / "apart"), test_path=str(tmp_path / "apart"))
+    for size in (1, 2, 7, 300):
+        pq.write_table(by_class.take(RNG.permutation(300)), tmp_path / "shuffled.parquet", row_group_size=size)
+        ready(tmp_path / "shuffled.parquet", drop=["id"])
+    rare = by_class.append_column("rare", pa.array(["no"] * 290 + ["yes"] * 10))
+    pq.write_table(rare.take(RNG.permutation(300)), tmp_path / "rare.parquet")
+    ready(tmp_path / "rare.parquet", "rare", drop=["id", "y"])
+    assert caplog.messages == []
+
+
 def test_amounts(tmp_path):
     x, y = RNG.normal(5, 2, (300, 3)), RNG.normal(-7, 3, (300, 2))
     columns = {f"x{number}": x[:, number] for number in range(3)}

@@ -308,6 +308,28 @@ def test_mistakes_are_told_before_torch():
         check(composed(*PLAIN, "stages=[lr_fnd]"), {}, [])
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "lr_find.min_lr=1 lr_find.max_lr=0.1",
+            "lr_find.min_lr: must be above 0 and below lr_find.max_lr; received 1 and 0.1",
+        ),
+        ("lr_find.threshold=1", "lr_find.threshold: must be above 1; received 1"),
+        (
+            "trainer=ddp trainer.devices=2",
+            "stages: lr_find tries steps of one process; run it alone with trainer.devices=1",
+        ),
+    ],
+)
+def test_what_no_finder_can_do_is_refused_before_there_is_a_run(command, tmp_path, words, says):
+    outcome = command("data=iris", "stages=[lr_find]", "trainer.accelerator=cpu", *words.split())
+    assert outcome.code == 1
+    (line,) = outcome.text.strip().splitlines()
+    assert line.startswith(says)
+    assert not list(tmp_path.iterdir())
+
+
 def test_rates_must_rise():
     with pytest.raises(ValueError, match=r"min_lr must be above 0 and below max_lr; received 1 and 0\.1"):
         LRFind(min_lr=1.0, max_lr=0.1)

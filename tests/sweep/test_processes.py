@@ -1,17 +1,24 @@
 """Sweeps whose jobs fail, are killed, are stopped and go on: each job is one job, and the same words again do what is left."""
 
 import json
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from omegaconf import OmegaConf
 
-from iolaus.sweep.jobs import Job, jobs_of, read_plan
+from iolaus.runs import note_results
+from iolaus.sweep.finish import finish
+from iolaus.sweep.jobs import Claims, Job, jobs_of, read_plan, write_plan
+from iolaus.sweep.launcher import Sweep
 from iolaus.sweep.processes import Pool
 
 TRAIN = str(ROOT / "train.py")
@@ -233,6 +240,41 @@ def test_what_a_process_ended_with(tmp_path):
     (other.folder / "job.log").write_text("something\nmodel.x: there is no such thing\n\n")
     other.end(1)
     assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
+
+
+def hold(folder, number, pipe):
+    """In a process of its own: run a job, until told to end."""
+    claims = Claims(folder)
+    pipe.send(claims.take(number))
+    pipe.recv()
+
+
+def test_jobs_of_another_process_are_left_to_it(tmp_path, monkeypatch, caplog):
+    """Of three one is done by another process and one is run by it; its claim ends with it."""
+    monkeypatch.setattr("iolaus.sweep.finish.report_sweep", lambda folder: "")
+    caplog.set_level(logging.INFO)
+    jobs = [Job(number, [f"seed={number}"], tmp_path / str(number)) for number in range(3)]
+    write_plan(tmp_path, ["-m"], tmp_path / "train.py", jobs)
+    here, there = multiprocessing.Pipe()
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 1, there))
+    other.start()
+    assert here.recv()
+    note_results(jobs[0].folder, {"status": "completed"})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "overrides": {"hydra": []}}})
+    with Sweep(config, SimpleNamespace(config_loader=None)) as sweep:
+        assert [sweep.claim(job) for job in jobs] == [False, False, True]
+    assert [job.state for job in jobs] == ["completed", "running elsewhere", "waiting"]
+    assert finish(config)
+    assert "1 job is run by another process" in caplog.text
+    assert "to run what is left" in caplog.text
+    caplog.clear()
+    note_results(jobs[2].folder, {"status": "completed"})
+    assert not finish(config)
+    assert "to run what is left" not in caplog.text
+    here.send("end")
+    other.join()
+    assert finish(config)
+    assert [job.state for job in jobs_of(tmp_path)] == ["completed", "waiting", "completed"]
 
 
 SCRIPT = """

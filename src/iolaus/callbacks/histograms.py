@@ -5,16 +5,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from iolaus.callbacks.base import Look, at_least_one, is_due, short_name
+from iolaus.callbacks.base import Look, at_least_one, is_due, is_last_epoch, short_name
 
 BINS = 64
 
+Gradients = dict[str, torch.Tensor]  # by the names of the weights
+
 
 class Histograms(Look):
-    """Histograms of each weight and of its gradient, after the last step of every n-th epoch.
+    """Histograms of each weight and of its gradient, after the last step of every n-th epoch and of the last one.
 
-    Gradients are those that the step was taken with, clipped where they are: the last batch's, before the validation does away with them;
-    no backward pass is made for it. Of a tensor the finite values are shown; where there are none it is left out, with a warning.
+    Gradients are those that the step was taken with, clipped where they are: the last batch's, which are held while the validation does
+    away with them, as early stopping may then end the training. No backward pass is made for it. Of a tensor the finite values are shown;
+    where there are none it is left out, with a warning.
 
     | logged | is |
     | --- | --- |
@@ -25,30 +28,45 @@ class Histograms(Look):
     1.03 times the epoch of benchmarks/callbacks.py.
 
     Args:
-        every_n_epochs: epochs between looks; the last one is looked at too, if it is the last by trainer.max_epochs.
+        every_n_epochs: epochs between looks; the last one is looked at too.
     """
 
     def __init__(self, every_n_epochs: int = 1):
         super().__init__()
         self.every_n_epochs = at_least_one(every_n_epochs)
+        self._held: Gradients | None = None  # of an epoch that is not looked at, unless it comes to be the last
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._held = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (
-            self.boards
-            and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-            and is_due(trainer, self.every_n_epochs)
-        ):
-            with self.safely():
-                self._write(trainer, pl_module)
+        if self.boards and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._held = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            if is_due(trainer, self.every_n_epochs):
+                self._write_held(trainer, pl_module)
 
-    def _write(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if is_last_epoch(trainer):  # as the validation has made early stopping say
+            self._write_held(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write_held(trainer, pl_module)  # where early stopping watches the training itself, after the epoch's end
+
+    def _write_held(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Write the weights and the gradients that are held, once."""
+        gradients, self._held = self._held, None
+        if gradients is not None:
+            with self.safely():
+                self._write(trainer, task, gradients)
+
+    def _write(self, trainer: pl.Trainer, task: pl.LightningModule, gradients: Gradients) -> None:
         tensors: dict[str, torch.Tensor] = {}
         for name, parameter in task.named_parameters():
             tensors[f"weights/{short_name(name)}"] = parameter.detach()
-            if parameter.grad is not None:
-                tensors[f"gradients/{short_name(name)}"] = parameter.grad.detach()
+            if name in gradients:
+                tensors[f"gradients/{short_name(name)}"] = gradients[name].detach()
         found = {tag: histogram(tensor) for tag, tensor in tensors.items()}
         for tag in [tag for tag, value in found.items() if value is None]:
             self.tell(f"{tag} has no finite value; it is left out")

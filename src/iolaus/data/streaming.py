@@ -33,6 +33,9 @@ DRAWN_PLACES = 16  # where rows are drawn for a look
 BUFFER_BYTES = 64 * 2**20  # of rows that are shuffled together, where shuffle_buffer is not given
 MOST_BUFFERED = 65_536
 MOST_LABELS = 10_000  # more different ones are no classes
+FEWEST_CHANGES = 64  # of the label that shuffled rows should have, to judge by them
+SORTED = 0.1  # of these changes: rows with fewer are sorted
+FEWEST_STRETCHES = 3  # that a split should have for each class, where a stretch holds one class
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class StreamedData(DataModule, ABC):
         self.read_s = 0.0  # seconds that reading a row takes
         self._files: dict[str, list[Path]] = {}
         self._sample: Block | None = None
+        self._sampled: list[int] = []  # rows of each stretch of the sample
         self._counts: Counter[str] = Counter()  # of the labels
 
     @abstractmethod
@@ -209,6 +213,7 @@ class StreamedData(DataModule, ABC):
         self.datasets["train"] = train.only(spans)
         self.rows = {name: range(len(d)) for name, d in self.datasets.items()}  # type: ignore[misc, arg-type]
         self._check()
+        self._warn_of_sorted_rows()
 
     def _check_streams(self) -> None:
         world = self.share[1]
@@ -330,10 +335,41 @@ class StreamedData(DataModule, ABC):
             each = -(-STATISTICS_ROWS // len(chosen))
             before = train.spans.length.cumsum() - train.spans.length
             places = [(int(before[k]), int(before[k] + min(each, train.spans.length[k]))) for k in chosen]
+            self._sampled = [stop - start for start, stop in places]
             began = time.perf_counter()
             self._sample = self._read(train, places)
             self.read_s = (time.perf_counter() - began) / len(self._sample[0])
         return self._sample
+
+    def _warn_of_sorted_rows(self) -> None:
+        """Tell where rows of one class follow one another, and so few stretches of them are held out that classes may be lacking.
+
+        Shuffled rows of classes with shares p_k change their label from one to the next with probability q = 1 - sum p_k^2. Of the m pairs
+        of neighbours in the sample each second one is independent of the others; with mu = m q, Chernoff's bound gives
+        P(changes <= mu / 10) <= 2 exp(-(mu / 2) (1 - 0.1 + 0.1 ln 0.1)), below 1e-9 for mu >= 64: shuffled rows are never warned of. Rows
+        of fewer pairs, as of shards of one row each, are not judged, and neither are many stretches, which are drawn at random.
+        """
+        held = {
+            name: self.datasets[name] for name in ("val", "test") if name in self.datasets and name not in self._files
+        }
+        few = [n for n, d in held.items() if len(d.spans.shard) < FEWEST_STRETCHES * (self.num_classes or 0)]  # type: ignore[attr-defined]
+        if self.target_kind != "class" or not few:
+            return
+        parts = self.sample()[1].split(self._sampled)
+        changes = sum(int((part[1:] != part[:-1]).sum()) for part in parts)
+        counts = torch.tensor(list(self._counts.values()) or torch.cat(parts).bincount().tolist(), dtype=torch.float64)
+        pairs = sum(len(part) - 1 for part in parts)
+        expected = pairs * (1 - (counts / counts.sum()).square().sum().item())
+        if expected >= FEWEST_CHANGES and changes <= SORTED * expected:
+            log.warning(
+                "data.path: rows seem to be sorted by class (%d changes of the label in %d rows, %d if they were shuffled), so the %s "
+                "split held out of them may lack classes, or have some that training lacks; shuffle the rows when writing, or give %s",
+                changes,
+                pairs + len(parts),
+                round(expected),
+                " and ".join(few),
+                " and ".join(f"data.{name}_path" for name in few),
+            )
 
     def _read(self, dataset: Any, places: Sequence[tuple[int, int]]) -> Block:
         """Some stretches of a split's rows."""

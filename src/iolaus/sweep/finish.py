@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.errors import UserError
-from iolaus.sweep.jobs import DONE, is_left, jobs_of
+from iolaus.sweep.jobs import DONE, ELSEWHERE, is_left, jobs_of
 from iolaus.sweep.report import report_sweep
 from iolaus.terminal import RESULT
 
@@ -17,14 +17,18 @@ log = logging.getLogger("iolaus")
 
 
 def finish(config: DictConfig) -> bool:
-    """Report a sweep; whether a job of it is not done."""
+    """Report a sweep; whether a job of it is not done, nor run by another process."""
     folder = Path(config.hydra.sweep.dir)
     jobs = jobs_of(folder)
     if any(folder.glob("*/results.json")):  # of jobs that another launcher ran, too
         log.log(RESULT, "%s", report_sweep(folder))
-    if is_left(folder):
+    elsewhere = sum(job.state == ELSEWHERE for job in jobs)
+    is_open = any(job.state not in (*DONE, ELSEWHERE) for job in jobs)
+    if elsewhere:
+        log.info("%d %s run by another process", elsewhere, "job is" if elsewhere == 1 else "jobs are")
+    if is_left(folder) and (is_open or not elsewhere):
         log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
-    return any(job.state not in DONE for job in jobs)
+    return is_open
 
 
 def searched(config: DictConfig, context: Any, options: dict[str, Any], words: list[str]) -> Any:

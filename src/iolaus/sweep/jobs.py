@@ -1,7 +1,9 @@
 """The jobs of a sweep: their folders, what became of them, and what is left to do."""
 
+import fcntl
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ TRIAL = "IOLAUS_TRIAL"  # the variable that tells a job which trial of a search 
 LOG = "job.log"  # what a job wrote to its terminal
 EARLIER = "earlier"  # folders of failed jobs that are run again
 DONE = ("completed", "pruned")
+ELSEWHERE = "running elsewhere"  # the state of a job that another process runs
+CLAIMS = ".claims"  # a file whose byte n is locked by the process that runs job n
 SWEEPS = Path("outputs/sweeps")  # where sweeps are that were given no folder
 
 typed: list[str] = []  # the command's words before anything was added to them; whoever reads the command line sets it
@@ -48,7 +52,7 @@ class Job:
         results = read_results(self.folder)
         status = results.get("status")
         if status == "running":
-            self.state = "running elsewhere" if is_training(self.folder) else "interrupted"
+            self.state = ELSEWHERE if is_training(self.folder) else "interrupted"
         elif status:
             self.state = str(status)
         self.value = (results.get("objective") or {}).get("value")
@@ -102,6 +106,34 @@ class Job:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+class Claims:
+    """Which jobs this process runs, where several go through the same sweep; what it has taken is free again when it ends.
+
+    In a process only one of a sweep may be open at a time: closing it, or another one, lets go of all.
+
+    Args:
+        folder: the sweep's.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / CLAIMS).open("a")
+
+    def take(self, number: int) -> bool:
+        """Take a job; whether it is no other process'."""
+        for _ in range(3):  # another one may just be asking, in `jobs_of`
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                return True
+            except (BlockingIOError, PermissionError):
+                time.sleep(0.01)
+        return False
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._file.close()
+
+
 def write_plan(
     folder: Path, words: Sequence[str], script: Path, jobs: Sequence[Job], trials: int | None = None
 ) -> None:
@@ -143,6 +175,12 @@ def jobs_of(folder: Path) -> list[Job]:
     jobs = [Job(e["number"], list(e["overrides"]), folder / e["folder"]) for e in read_plan(folder).get("jobs", [])]
     for job in jobs:
         job.look()
+    if any(job.state not in DONE for job in jobs) and (folder / CLAIMS).exists():
+        claims = Claims(folder)
+        for job in jobs:
+            if job.state not in DONE and not claims.take(job.number):
+                job.state = ELSEWHERE  # begun a moment ago, perhaps, with nothing written yet
+        claims.close()
     return jobs
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from iolaus.defaults import changed_by, several
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
-from iolaus.sweep.jobs import DONE, Job, typed, write_plan
+from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, Job, typed, write_plan
 from iolaus.sweep.processes import Pool
 from iolaus.terminal import Console, has_boxes, is_live
 
@@ -46,6 +46,7 @@ class Sweep:
         self.config_loader = context.config_loader
         self._options = options
         self._pool: Pool | None = None
+        self._claims: Claims | None = None
         self._flags = list(_flags(sys.argv[1:]))
         self._hydra = [word for word in config.hydra.overrides.hydra if not word.startswith(OWN)]
 
@@ -60,6 +61,8 @@ class Sweep:
                 log.warning("stopping %d jobs, each with a resume point", len(self._pool.running))
                 self._pool.stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             self._pool.close()
+        if self._claims is not None:
+            self._claims.close()
 
     def job(self, number: int, overrides: Sequence[str], varying: Sequence[str]) -> Job:
         """A job by its settings, with the folder that Hydra would give it, as it was left.
@@ -118,9 +121,23 @@ class Sweep:
         with Display(self.jobs) as display:
             while waiting or self.running:
                 while waiting and self.pool.has_room:
-                    self.start(waiting.pop(0))
+                    job = waiting.pop(0)
+                    if self.claim(job):
+                        self.start(job)
+                    else:
+                        yield job
                 yield from self.ended()
                 display.draw()
+
+    def claim(self, job: Job) -> bool:
+        """Take a job; whether it is to be run here: no other process runs it, or has meanwhile."""
+        self._claims = self._claims or Claims(self.folder)
+        before = job.state
+        if not self._claims.take(job.number):
+            job.state = ELSEWHERE
+            return False
+        job.look()
+        return job.state == "interrupted" or job.state == before != ELSEWHERE
 
     @property
     def pool(self) -> Pool:
@@ -138,7 +155,7 @@ class Sweep:
 
     def start(self, job: Job) -> None:
         """Start a job, or let it go on."""
-        if job.state == "running elsewhere":
+        if job.state == ELSEWHERE:
             job.state, job.error = "failed", "another process is training in its folder"
             return
         if job.is_resumable():
@@ -181,7 +198,7 @@ def launch_together(
 
     with Sweep(config, context, **options) as sweep:
         jobs = sweep.batch(batch, first)
-        fresh = [job for job in jobs if job.state in ("waiting", "failed")]
+        fresh = [job for job in jobs if job.state in ("waiting", "failed") and sweep.claim(job)]
         configs = [sweep.settings(job) for job in fresh]
         groups, reasons = stackable([OmegaConf.to_container(settings, resolve=True) for settings, _ in configs])  # type: ignore[misc]
         for position, reason in reasons.items():
