@@ -1,5 +1,6 @@
 """Batches of data that are streamed, from any batch on, read in the training process or by others."""
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from iolaus.data.loader import Key, Start
 from iolaus.data.stream_order import Block, Plan, Read, interleaved
+
+TRIMMED = 64 * 2**20  # bytes of batches between returns of memory to the system
 
 
 class StreamLoader:
@@ -52,13 +55,25 @@ class StreamLoader:
             )
         workers = max(self.num_workers, 1)
         pin = torch.cuda.is_available()
+        read = 0
         for batch in range(start, plan.batches):
             found = {worker: part for worker in range(workers) if (part := next(parts)) is not None}
             if batch == plan.batches - 1:
                 parts = iter(())  # buffers and processes go before the validation has its own
             rows = plan.rows(batch)
             whole = interleaved(rows % plan.own % workers, found)
+            read += sum(part.nbytes for part in whole)
+            if read > TRIMMED:
+                read = 0
+                give_back_memory()
             yield tuple(part.pin_memory() for part in whole) if pin else whole
+
+
+def give_back_memory() -> None:
+    """Return what is free to the system, of glibc, whose aligned blocks fall to pieces: a process would grow with what it reads."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class Parts(IterableDataset):
