@@ -110,6 +110,21 @@ def apart(function: Callable[[], Any]) -> Any:
     return result
 
 
+def memory_of(function: Callable[[], Any]) -> tuple[Any, int]:
+    """What a function returns in a process of its own, and the bytes that it took at most above what was there before."""
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
+    def peak() -> tuple[Any, int]:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is used
+        before = resident()
+        return function(), resident() - before
+
+    return apart(peak)
+
+
 def finished(place: Path, *arguments: str) -> Path:
     """The folder of a run that was made for several tests, each of which takes a copy."""
     child = Child(place, *arguments, "output_dir=run")

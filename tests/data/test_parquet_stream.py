@@ -5,12 +5,11 @@ import itertools
 import json
 import signal
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from forked import Child, apart, differences, kill_at_step
+from forked import Child, differences, kill_at_step, memory_of
 from PIL import Image
 from test_training_together import assert_two_train_as_one
 
@@ -391,18 +390,10 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
             file.write_table(pa.table(columns, schema=file.schema))
     assert (tmp_path / "a.parquet").stat().st_size > 500e6
 
-    def peak():
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is used
-        before = resident()
+    def read():
         data = ready(tmp_path, shuffle_buffer=4096)
-        count = sum(len(x) for loader in (data.train_dataloader(), data.val_dataloader()) for x, _ in loader)
-        return count, resident() - before
+        return sum(len(x) for loader in (data.train_dataloader(), data.val_dataloader()) for x, _ in loader)
 
-    count, more = apart(peak)
+    count, more = memory_of(read)
     assert count == 104858
     assert more < 268e6
-
-
-def resident():
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
