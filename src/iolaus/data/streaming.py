@@ -28,6 +28,7 @@ from iolaus.functional.keys import mix
 
 log = logging.getLogger("iolaus")
 
+SAMPLE_BYTES = 32 * 2**20  # of that sample, which has as many rows as fit, and 64 at least
 SAMPLED = 32  # shards that the sample for mean, deviation and shapes is taken from
 DRAWN_PLACES = 16  # where rows are drawn for a look
 BUFFER_BYTES = 64 * 2**20  # of rows that are shuffled together, where shuffle_buffer is not given
@@ -327,12 +328,13 @@ class StreamedData(DataModule, ABC):
                     )
 
     def sample(self) -> Block:
-        """Up to 2,048 training rows, the first ones of up to 32 shards."""
+        """Up to 2,048 training rows, of 32 MiB, the first ones of up to 32 shards."""
         if self._sample is None:
             train: Any = self.datasets["train"]
             count = len(train.spans.shard)
             chosen = torch.linspace(0, count - 1, min(count, SAMPLED)).long().unique().numpy()
-            each = -(-STATISTICS_ROWS // len(chosen))
+            size = sum(part.nbytes for part in self._read(train, [(0, 1)]))
+            each = -(-min(STATISTICS_ROWS, max(SAMPLE_BYTES // size, 64)) // len(chosen))
             before = train.spans.length.cumsum() - train.spans.length
             places = [(int(before[k]), int(before[k] + min(each, train.spans.length[k]))) for k in chosen]
             self._sampled = [stop - start for start, stop in places]
