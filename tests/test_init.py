@@ -27,6 +27,7 @@ def test_the_functions_are_torch_s():
     assert {"kaiming_normal", "orthogonal", "sparse", "zeros"} <= FUNCTIONS.keys()
 
 
+@pytest.mark.slow
 def test_a_run_with_another_initialiser(command):
     outcome = command(
         "init=orthogonal", "data=iris", "trainer.max_epochs=1", "init.arguments.gain=1.4", "optim.lr=1e-9"
@@ -92,6 +93,7 @@ def test_a_resumed_run_does_not_start_from_it_again(command, source):
     assert "init_from" not in outcome.text
 
 
+@pytest.mark.slow
 def test_the_statistics_of_frozen_batch_norms_stay(command):
     layers = "model.layers=[Flatten, {Linear: {out_features: 8}}, BatchNorm1d, ReLU]"
     frozen = "+optim._groups_.stem={match: 'layers.[12]', frozen: true}"

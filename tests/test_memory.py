@@ -77,7 +77,7 @@ def reckoned(*words):
     return json.loads(text)
 
 
-@pytest.mark.parametrize("dropout", [0.1, 0.0])
+@pytest.mark.parametrize("dropout", [pytest.param(0.1, marks=pytest.mark.slow), 0.0])
 def test_a_block_of_gpt2_xl_in_closed_form(dropout):
     found = reckoned("experiment=gpt2_xl", "model.num_layers=1", f"model.dropout={dropout}")
     assert_expected(found, 1, dropout)
@@ -116,6 +116,7 @@ def test_gpt2_xl_within_two_gigabytes(dropout):
         assert selective["activations_of_blocks"] / none["activations_of_blocks"] < 1 / 3
 
 
+@pytest.mark.slow
 def test_a_table_with_a_column_for_each_policy_of_the_model():
     code, text = call("memory", "model=transformer", "model.activation_checkpointing=selective")
     assert code == 0, text

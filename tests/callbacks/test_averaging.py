@@ -117,6 +117,7 @@ class Normed(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_batch_norms_are_estimated_for_the_averaged_weights(command, tmp_path, monkeypatch):
     """Mean over all training batches of the inputs that reach them with the averaged weights, as torch's update_bn has it."""
     (tmp_path / "normed.py").write_text(NORMED)
