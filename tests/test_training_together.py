@@ -150,6 +150,18 @@ def assert_two_train_as_one(tmp_path: Path, words: list[str], killed_at: int = 1
     assert differences(two, tmp_path / "killed" / "run") == []
 
 
+def assert_killed_goes_on(tmp_path: Path, words: list[str]) -> Path:
+    """Killed inside an epoch, a run ends with the same bits as one that two workers read for; the folder of the latter."""
+    whole = alone(tmp_path / "whole", *words, "data.num_workers=2")
+    (tmp_path / "killed").mkdir()
+    killed = Child(tmp_path / "killed", *words, "output_dir=run", before=kill_at_step(20))
+    assert killed.wait() == -signal.SIGKILL, killed.text
+    again = Child(tmp_path / "killed", "resume=run")
+    assert again.wait() == 0, again.text
+    assert differences(whole, tmp_path / "killed" / "run") == []
+    return whole
+
+
 CASES = {
     "mean": ([], 2),
     "three processes": (["data.batch_size=15"], 3),

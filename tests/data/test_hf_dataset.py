@@ -2,13 +2,11 @@
 
 import csv
 import json
-import signal
 
 import numpy as np
 import pytest
 import torch
-from forked import Child, differences, kill_at_step
-from test_training_together import assert_two_train_as_one
+from test_training_together import assert_killed_goes_on, assert_two_train_as_one
 
 from iolaus.errors import UserError
 
@@ -101,17 +99,7 @@ RUN = (*RUN, "logger=[]", "data.shuffle_buffer=64", "callbacks.resume_points.eve
 def test_a_run_that_is_killed_goes_on_with_the_same_bits(tmp_path):
     (tmp_path / "files").mkdir()
     write(tmp_path / "files", "jsonl")
-    words = (*RUN, f"data.path={tmp_path}/files", "output_dir=run")
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = Child(tmp_path / "whole", *words, "data.num_workers=2")
-    assert whole.wait() == 0, whole.text
-    killed = Child(tmp_path / "killed", *words, before=kill_at_step(20))
-    assert killed.wait() == -signal.SIGKILL, killed.text
-    again = Child(tmp_path / "killed", "resume=run")
-    assert again.wait() == 0, again.text
-    assert differences(tmp_path / "whole" / "run", tmp_path / "killed" / "run") == []
-    run = tmp_path / "whole" / "run"
+    run = assert_killed_goes_on(tmp_path, [*RUN, f"data.path={tmp_path}/files"])
     assert json.loads((run / "results.json").read_text())["metrics"]["test"]["accuracy/test"] > 0.9
     from iolaus.predict import predict
 

@@ -3,15 +3,14 @@
 import io
 import json
 import os
-import signal
 import tarfile
 
 import numpy as np
 import pytest
 import torch
-from forked import Child, differences, kill_at_step, memory_of
+from forked import memory_of
 from PIL import Image
-from test_training_together import assert_two_train_as_one
+from test_training_together import assert_killed_goes_on, assert_two_train_as_one
 
 from iolaus.data.webdataset import WebDataset
 from iolaus.errors import UserError
@@ -139,20 +138,11 @@ def test_damaged_files_are_told(tmp_path):
 
 
 RUN = ("data=webdataset", "model=cnn", "data.batch_size=16", "trainer.max_epochs=3", "logger=[]", "optim.lr=0.01")
-RUN = (*RUN, "data.shuffle_buffer=64", "callbacks.resume_points.every_n_steps=3", "output_dir=run")
+RUN = (*RUN, "data.shuffle_buffer=64", "callbacks.resume_points.every_n_steps=3")
 
 
 def test_a_run_that_is_killed_goes_on_with_the_same_bits(folder, tmp_path):
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = Child(tmp_path / "whole", *RUN, f"data.path={folder}", "data.num_workers=2")
-    assert whole.wait() == 0, whole.text
-    killed = Child(tmp_path / "killed", *RUN, f"data.path={folder}", before=kill_at_step(20))
-    assert killed.wait() == -signal.SIGKILL, killed.text
-    again = Child(tmp_path / "killed", "resume=run")
-    assert again.wait() == 0, again.text
-    assert differences(tmp_path / "whole" / "run", tmp_path / "killed" / "run") == []
-    run = tmp_path / "whole" / "run"
+    run = assert_killed_goes_on(tmp_path, [*RUN, f"data.path={folder}"])
     assert json.loads((run / "results.json").read_text())["metrics"]["test"]["accuracy/test"] > 0.9
     from iolaus.predict import predict
 
@@ -162,7 +152,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_bits(folder, tmp_path):
 
 
 def test_two_processes(folder, tmp_path):
-    assert_two_train_as_one(tmp_path, [*RUN[:-1], f"data.path={folder}", "model=mlp", "optim.lr=0.001"])
+    assert_two_train_as_one(tmp_path, [*RUN, f"data.path={folder}", "model=mlp", "optim.lr=0.001"])
 
 
 @pytest.mark.slow
