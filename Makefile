@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help install train test test-all check format bench clean
+.PHONY: help install train test test-all test-gpu check format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -26,7 +26,10 @@ test: $(READY)  ## the tests, under five minutes on two cores (ARGS="-k csv" add
 
 test-all: $(READY)  ## the tests, the slow ones too, and the packages that only these need
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all]'
-	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(ARGS)
+	$(BIN)/python -m pytest -n auto -m 'not gpu' $(ARGS)
+
+test-gpu: $(READY)  ## what needs a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 check: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

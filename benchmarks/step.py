@@ -27,18 +27,24 @@ MEAN, STD = 33.3, 78.6
 class TightLoop:
     """The least that trains: batches by `index_select`, fused Adam, loss and hits summed on the device."""
 
-    def __init__(self, model, batch_size, images, labels):
+    def __init__(self, model, batch_size, images, labels, bf16=False, augmentations=()):
         self.model, self.batch_size, self.images, self.labels = model, batch_size, images, labels
         self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        self.bf16 = bf16
+        self.augmentations = augmentations
 
     def epoch(self):
         self.model.train()
-        loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.long)
-        for rows in torch.randperm(len(self.images)).split(self.batch_size):
-            x = self.images.index_select(0, rows).float().sub_(MEAN).mul_(1 / STD)
-            y = self.labels.index_select(0, rows)
-            output = self.model(x)
-            loss = F.cross_entropy(output, y)
+        here = self.images.device
+        loss_sum, hits = torch.zeros((), device=here), torch.zeros((), dtype=torch.long, device=here)
+        for rows in torch.randperm(len(self.images), device=here).split(self.batch_size):
+            x, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
+            for augment in self.augmentations:
+                x, y = augment(x, y, torch.default_generator)
+            x = x.float().sub_(MEAN).mul_(1 / STD)
+            with torch.autocast(here.type, torch.bfloat16, enabled=self.bf16):
+                output = self.model(x)
+                loss = F.cross_entropy(output, y)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -64,6 +70,8 @@ class Paired(pl.Callback):
         self._start, self._excluded = time.perf_counter(), 0.0
 
     def on_validation_start(self, trainer, task):
+        if task.device.type == "cuda":
+            torch.cuda.synchronize()
         self._validation = time.perf_counter()
 
     def on_validation_end(self, trainer, task):
@@ -110,17 +118,22 @@ class Usual(pl.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
-def against_tight_loop(name, model, batch_size, epochs, *overrides):
+def against_tight_loop(name, model, batch_size, epochs, *overrides, bf16=False, n=N):
     run = built(
         f"data.batch_size={batch_size}",
         f"trainer.max_epochs={epochs + 1}",
         "~callbacks.early_stopping",
         *overrides,
-        n=N,
+        n=n,
     )
     rows = run.data.rows["train"]
     images, labels = (t.index_select(0, rows) for t in run.data.datasets["train"].tensors)
-    paired = Paired(TightLoop(model, batch_size, images, labels))
+    here = run.trainer.strategy.root_device
+    if "trainer.channels_last=true" in overrides:
+        model = model.to(memory_format=torch.channels_last)
+    paired = Paired(
+        TightLoop(model.to(here), batch_size, images.to(here), labels.to(here), bf16, run.data.augmentations)
+    )
     run.trainer.callbacks.insert(0, paired)
     run.trainer.fit(run.task, datamodule=run.data)
     ours, theirs = paired.ours[1:], paired.theirs[1 : len(paired.ours)]

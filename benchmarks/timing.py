@@ -25,24 +25,26 @@ ROOT = Path(__file__).resolve().parent.parent
 MNIST_SHAPE = (1, 28, 28)
 
 
-def mnist_shaped(n: int = 60_000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random bytes with a bright bar whose row is the class: (n, 1, 28, 28) uint8 and (n,) int64."""
+def mnist_shaped(
+    n: int = 60_000, seed: int = 0, shape: Sequence[int] = MNIST_SHAPE
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random bytes with a bright bar whose row is the class: (n, C, H, W) uint8 and (n,) int64."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (n, *MNIST_SHAPE), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (n,), generator=generator)
     images[torch.arange(n), 0, 2 * labels + 2] = 255
     return images, labels
 
 
 class MnistShaped(DataModule):
-    """The same as a data set, with n rows."""
+    """The same as a data set, with n rows; images have the shape that the settings say."""
 
     def __init__(self, n: int = 60_000, **base):
         super().__init__(**base)
         self.n = n
 
     def load(self):
-        return {"train": torch.utils.data.TensorDataset(*mnist_shaped(self.n))}
+        return {"train": torch.utils.data.TensorDataset(*mnist_shaped(self.n, shape=self.input_shape))}
 
 
 def built(*overrides: str, n: int = 60_000) -> Run:

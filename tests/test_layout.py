@@ -39,6 +39,7 @@ LAYERS = {
     **dict.fromkeys(LEAVES, 2),
     "undisturbed": 2.5,
     "board": 3.2,
+    "cuda_graph": 3.2,
     **dict.fromkeys(["task", "data", "logger", "figures"], 3),
     **dict.fromkeys(["callbacks", "study"], 3.5),
     **dict.fromkeys(["check", "explain", "fast_loop", "history"], 4),
@@ -232,6 +233,7 @@ UNSAID = {
     "ignore_index",
     "top_k",
     "validate_args",
+    "maximize",  # of LBFGS, which torch 2.11 lacks
     "zero_division",
 }
 SHARED = read_yaml(CONF / "base" / "data.yaml")

@@ -4,7 +4,6 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from iolaus.errors import UserError, did_you_mean
 from iolaus.finished import Finished, restored
 from iolaus.predict import PARTIAL, check_output
-from iolaus.runs import read_results
+from iolaus.runs import installed, read_results
 
 # What each format needs besides torch.
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ("safetensors",)}
@@ -167,6 +166,7 @@ def _facts(run: Finished, folder: Path) -> dict[str, Any]:
         for name, layer in run.task.named_children()
         if type(layer).__name__ == "Standardize"
     }
+    packages = ("iolaus", "torch", *(name for names in FORMATS.values() for name in names))
     return {
         "data": known | dict(_plain_items(run.data.state_dict())),
         "standardisation": {"where": "a part of the graph: inputs and outputs are not standardised"} | standardised,
@@ -178,7 +178,7 @@ def _facts(run: Finished, folder: Path) -> dict[str, Any]:
             "metrics": results.get("metrics"),
         },
         "versions": results.get("versions"),
-        "exported_by": dict(_versions("iolaus", "torch", *[name for names in FORMATS.values() for name in names])),
+        "exported_by": {package: number for package in packages if (number := installed(package)) is not None},
         "settings": run.settings,
     }
 
@@ -200,11 +200,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _versions(*packages: str) -> Iterator[tuple[str, str]]:
-    for package in packages:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue

@@ -2,7 +2,7 @@
 
 The stock loop spends 0.3 ms a step on closures, profiler contexts, signature inspection and calls of hooks that nobody implements.
 This one looks once an epoch at what is implemented and calls that. It stands aside for the stock loop whenever a run is not
-plain: sharded weights, gradient accumulation, loss scaling, a profiler, a restart in mid-epoch, an optimizer with a closure,
+plain: sharded weights, gradient accumulation, loss scaling, a profiler, a restart at a validation, an optimizer with a closure,
 a task that overrides a part of the step.
 
 All private names of Lightning that Iolaus relies on in the step stand in this file; `tests/test_fast_loop.py` fails when they move.
@@ -22,6 +22,11 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
+from iolaus.cuda_graph import GraphedStep, can_be_recorded, has_graphs
+from iolaus.errors import UserError
+from iolaus.gradient.base import Evaluation
+from iolaus.gradient.reverse import Reverse
+
 # Hooks of a step that callbacks and the task may implement.
 HOOKS = (
     "on_train_batch_start",
@@ -31,6 +36,8 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
+# Those inside a step, which a recorded one does not come by.
+INSIDE = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 # Parts of a step that a task may replace; then the stock loop runs.
 PARTS = (
     "backward",
@@ -49,11 +56,14 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     _plain = False
     _checks_late = False
+    _graphed: GraphedStep | None = None
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Look at what this epoch needs."""
         super().on_run_start(data_fetcher)
         self._plain = self._is_plain(data_fetcher)
+        if self.trainer.cuda_graphs:  # type: ignore[attr-defined]
+            self._prepare_graph()
         if not self._plain:
             return
         trainer, task = self.trainer, self.trainer.lightning_module
@@ -99,7 +109,7 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One batch: the order of hooks and counters is the stock loop's."""
-        if not self._plain or self.restarting:
+        if not self._plain or (self.restarting and self._should_check_val_fx(data_fetcher)):
             super().advance(data_fetcher)
             return
         trainer, progress, connector = self.trainer, self.batch_progress, self.trainer._logger_connector
@@ -131,10 +141,17 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def _step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         """Loss, gradient, optimizer."""
-        trainer, task, optimizer = self.trainer, self._task, self.trainer.optimizers[0]
+        task, optimizer = self._task, self.trainer.optimizers[0]
         count = self.automatic_optimization.optim_progress.optimizer
         count.step.increment_ready()
         count.zero_grad.increment_ready()
+        if self._graphed is not None:
+            loss = task.take_in(*self._graphed(batch), batch_idx)
+            count.zero_grad.increment_started()
+            count.zero_grad.increment_completed()
+            self._call("on_before_backward", loss)
+            count.step.increment_completed()
+            return {"loss": loss}
         with self._context():
             loss = self._training_step(batch, batch_idx)
         self._call("on_before_zero_grad", optimizer)
@@ -145,11 +162,49 @@ class FastEpochLoop(_TrainingEpochLoop):
         loss.backward()
         self._call("on_after_backward")
         self._call("on_before_optimizer_step", optimizer)
-        if trainer.gradient_clip_val:
-            task.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-        optimizer.step()
+        self._clip_and_step()
         count.step.increment_completed()
         return {"loss": loss.detach()}
+
+    def _clip_and_step(self) -> None:
+        trainer, optimizer = self.trainer, self.trainer.optimizers[0]
+        if trainer.gradient_clip_val:
+            self._task.configure_gradient_clipping(
+                optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            )
+        optimizer.step()
+
+    def _prepare_graph(self) -> None:
+        """Let steps be replayed from a recording.
+
+        Raises:
+            UserError: where something looks into a step, or it is no plain one.
+        """
+        trainer, optimizers = self.trainer, self.trainer.optimizers
+        task: Any = trainer.lightning_module
+        inside = {hook.__qualname__.partition(".")[0] for name in INSIDE for hook in _implemented(trainer, name)[0]}
+        reason = ""
+        if not has_graphs(trainer.strategy.root_device):
+            reason = f"the training is on {trainer.strategy.root_device.type}, and graphs are of CUDA"
+        elif not self._plain or not _trains(trainer.strategy, task) or not isinstance(task.gradient, Reverse):
+            reason = "only plain steps on one device can be: no accumulation, loss scaling, profiler, estimated gradients or LBFGS"
+        elif inside:
+            reason = f"{', '.join(sorted(inside))} among the callbacks looks at gradients inside the step"
+        elif not can_be_recorded(optimizers[0]):
+            reason = f"{type(optimizers[0]).__name__} decides on the processor; optimizers that are fused or have `capturable` do not"
+        if reason:
+            raise UserError(f"trainer.cuda_graphs: {reason}; set trainer.cuda_graphs=false")
+        if self._graphed is None:
+            self._graphed = GraphedStep(self._whole_step, task, optimizers[0])
+        self._graphed.look()
+
+    def _whole_step(self, batch: Any) -> Evaluation:
+        """A step, without what must be done on the processor; the gradients are none before."""
+        with self._context():
+            loss, output, target = self._task.step(batch)
+        loss.backward()
+        self._clip_and_step()
+        return loss, output, target
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validate where it is due; most steps need not look."""
@@ -159,6 +214,8 @@ class FastEpochLoop(_TrainingEpochLoop):
                 return
             self._batches_that_stepped -= 1
         super().on_advance_end(data_fetcher)
+        if self._graphed is not None:  # a validation may have moved weights
+            self._graphed.look()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call a hook where it is implemented, with the name that `self.log` asks for."""

@@ -6,13 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from iolaus.errors import Pruned
+from iolaus.runs import installed
 from iolaus.signals import Stopped
 
 PACKAGES = ("iolaus", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
@@ -61,9 +61,9 @@ def git() -> dict[str, Any] | None:
         return None
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, str | None]:
     """Of Python and the packages that a result depends on."""
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    return {"python": platform.python_version(), **{package: installed(package) for package in PACKAGES}}
 
 
 def machine() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,14 @@ def _runs_inside(folder: Path) -> str:
     return f"; {what} lie in it, as {inside[-1]}" if inside else ""
 
 
+def installed(package: str) -> str | None:
+    """The version of a package; None where it is not installed, as Iolaus where its folder is merely on the path."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def other_version(folder: Path) -> str | None:
     """That a run was made by another version of Iolaus, or by another release of torch, than is installed; None where it was not.
 
@@ -111,7 +119,9 @@ def other_version(folder: Path) -> str | None:
         return None
     differing = []
     for package, digits in (("iolaus", 3), ("torch", 2)):
-        here, there = version(package), str(made.get(package))
+        here, there = installed(package), str(made.get(package))
+        if here is None or made.get(package) is None:
+            continue
         if re.fullmatch(r"[\w.+-]{1,40}", there) and here.split(".")[:digits] != there.split(".")[:digits]:
             differing.append((f"{package} {there}", f"{package} {here}"))
     if not differing:

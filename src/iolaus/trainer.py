@@ -17,6 +17,8 @@ class Trainer(pl.Trainer):
 
     Args:
         compile: true, or a mode of torch.compile, compiles the model; where that fails it runs as it is, and a line says so.
+        cuda_graphs: whether a training step on a GPU is recorded once and replayed as one launch, which pays where the kernels of a
+            step are short.
         channels_last: whether 4-dimensional weights and images are laid out channels last, which convolutions on GPUs and
             some processors like better.
         matmul_precision: of float32 products: highest, or high and medium, which let GPUs use TF32 and bf16 inside.
@@ -33,6 +35,7 @@ class Trainer(pl.Trainer):
     def __init__(
         self,
         compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
+        cuda_graphs: bool = False,
         channels_last: bool = False,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
         fast_loop: bool = True,
@@ -48,6 +51,7 @@ class Trainer(pl.Trainer):
         # of several machines it has been settled by now how many they are
         super().__init__(plugins=plugins, num_nodes=1 if num_nodes == "auto" else num_nodes, **lightning)
         self.compile_mode = "default" if compile is True else compile or None
+        self.cuda_graphs = cuda_graphs
         self.channels_last = channels_last
         torch.set_float32_matmul_precision(matmul_precision)
         if fast_loop:

@@ -7,6 +7,11 @@ import torch
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+def beside(drawn: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """What was drawn on the processor, on the inputs' device, which is not waited for."""
+    return drawn.to(inputs.device, non_blocking=True)
+
+
 class Augmentation(ABC):
     """Changes a training batch; the same batch and generator state give the same result. A data set of several inputs hands them all over.
 

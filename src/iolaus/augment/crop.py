@@ -2,7 +2,7 @@
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch
+from iolaus.augment.base import Augmentation, Batch, beside
 
 
 class Crop(Augmentation):
@@ -23,9 +23,9 @@ class Crop(Augmentation):
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
         """One gather with reflected coordinates; no padded copy is made."""
         batch, _, height, width = inputs.shape
-        shift = torch.randint(-self.padding, self.padding + 1, (2, batch, 1), generator=generator)
-        rows = _reflect(torch.arange(height) + shift[0], height).to(inputs.device)  # (B, H)
-        columns = _reflect(torch.arange(width) + shift[1], width).to(inputs.device)  # (B, W)
+        shift = beside(torch.randint(-self.padding, self.padding + 1, (2, batch, 1), generator=generator), inputs)
+        rows = _reflect(torch.arange(height, device=inputs.device) + shift[0], height)  # (B, H)
+        columns = _reflect(torch.arange(width, device=inputs.device) + shift[1], width)  # (B, W)
         image = torch.arange(batch, device=inputs.device)[:, None, None]
         picked = inputs[image, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
         return picked.permute(0, 3, 1, 2).contiguous(), target

@@ -2,7 +2,7 @@
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch
+from iolaus.augment.base import Augmentation, Batch, beside
 
 
 class Cutout(Augmentation):
@@ -23,11 +23,11 @@ class Cutout(Augmentation):
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
         """Fill the squares."""
         batch, _, height, width = inputs.shape
-        top = torch.randint(height, (batch, 1), generator=generator) - self.size // 2
-        left = torch.randint(width, (batch, 1), generator=generator) - self.size // 2
-        rows, columns = torch.arange(height), torch.arange(width)
+        top = beside(torch.randint(height, (batch, 1), generator=generator), inputs) - self.size // 2
+        left = beside(torch.randint(width, (batch, 1), generator=generator), inputs) - self.size // 2
+        rows, columns = torch.arange(height, device=inputs.device), torch.arange(width, device=inputs.device)
         inside_rows = (rows >= top) & (rows < top + self.size)  # (B, H)
         inside_columns = (columns >= left) & (columns < left + self.size)  # (B, W)
-        hidden = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(inputs.device)
+        hidden = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
         colour = inputs.float().mean((0, 2, 3), keepdim=True).to(inputs.dtype)
         return torch.where(hidden, colour, inputs), target

@@ -2,7 +2,7 @@
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch
+from iolaus.augment.base import Augmentation, Batch, beside
 
 
 class Flip(Augmentation):
@@ -22,5 +22,5 @@ class Flip(Augmentation):
 
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
         """Mirror the chosen images."""
-        chosen = (torch.rand(len(inputs), generator=generator) < self.probability).to(inputs.device)
+        chosen = beside(torch.rand(len(inputs), generator=generator) < self.probability, inputs)
         return torch.where(chosen[:, None, None, None], inputs.flip(-1), inputs), target

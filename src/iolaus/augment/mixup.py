@@ -5,7 +5,7 @@ import random
 import torch
 import torch.nn.functional as F
 
-from iolaus.augment.base import Augmentation, Batch
+from iolaus.augment.base import Augmentation, Batch, beside
 
 
 class Mixup(Augmentation):
@@ -32,7 +32,7 @@ class Mixup(Augmentation):
         """Blend."""
         seed = int(torch.randint(2**62, (), generator=generator))
         share = random.Random(seed).betavariate(self.alpha, self.alpha)
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        order = beside(torch.randperm(len(inputs), generator=generator), inputs)
         if self.num_classes is not None and target.ndim == 1:
             target = F.one_hot(target, self.num_classes)
         inputs, target = inputs.float(), target.float()

@@ -56,6 +56,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {
     "optim.differentiable": (False, None),
     "trainer.compile": (False, None),
     "trainer.channels_last": (False, None),
+    "trainer.cuda_graphs": (False, None),
     "trainer.strategy": ("auto", None),
     "trainer.devices": (1, "1", "auto", None),
     "trainer.num_nodes": (1, None),

@@ -158,8 +158,11 @@ class Task(pl.LightningModule, ABC):
         self._is_sharded = True
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.take_in(*self.gradient(self, self.step, batch, (self.global_step, batch_idx)), batch_idx)
+
+    def take_in(self, loss: torch.Tensor, output: Any, target: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        """Keep what a training step computed for scores and logs; the loss, scaled where processes average its gradients."""
         step = self.global_step
-        loss, output, target = self.gradient(self, self.step, batch, (step, batch_idx))
         if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
             return loss
         self._scored = batch_idx
