@@ -61,7 +61,7 @@ CASES = {
 def test_replayed_steps_have_the_bits_of_others(tmp_path, overrides):
     plain = fit(tmp_path / "a", f"optim.lr={RATE}", *overrides)
     graphed = fit(tmp_path / "b", f"optim.lr={RATE}", "trainer.cuda_graphs=true", *overrides)
-    assert plain.task.device.type == "cuda"
+    assert plain.trainer.strategy.root_device.type == "cuda"
     assert replays(graphed) > plain.trainer.global_step / 3
     assert plain.trainer.global_step == graphed.trainer.global_step
     for (name, value), other in zip(plain.task.state_dict().items(), graphed.task.state_dict().values(), strict=True):
@@ -69,14 +69,15 @@ def test_replayed_steps_have_the_bits_of_others(tmp_path, overrides):
     assert plain.history.rows == graphed.history.rows
 
 
-ROUNDED = {  # rates that float32 rounds, kernels that differ by how rates are given
+# Rates that float32 rounds, kernels that differ by how rates are given. By a kink of ReLU a difference of 1e-6 may become one of 1e-1.
+ROUNDED = {
     "momentum": ["optim=sgd"],
     "a schedule by steps": ["scheduler=cosine", "scheduler._interval_=step", "scheduler.T_max=80"],
     "a schedule by epochs": ["scheduler=step", "scheduler.step_size=1"],
     "convolutions": ["model=cnn"],
     "rmsprop": ["optim=rmsprop", "optim.lr=0.001"],
-    "radam": ["optim=radam"],
-    "nadam": ["optim=nadam"],
+    "radam": ["optim=radam", "model.activation=Tanh"],
+    "nadam": ["optim=nadam", "model.activation=Tanh"],
     "adadelta": ["optim=adadelta"],
     "asgd": ["optim=asgd"],
     "compiled": ["trainer.compile=true"],
@@ -136,11 +137,6 @@ def test_what_cannot_be_recorded_is_refused(tmp_path, overrides, loss, message):
     assert message in str(raised.value)
 
 
-def test_after_a_refusal_the_gpu_is_as_before(tmp_path):
-    test_what_cannot_be_recorded_is_refused(tmp_path / "a", [], Waits(), "cannot be recorded")
-    assert fit(tmp_path / "b", "model.dropout=0.3").trainer.global_step > 0
-
-
 def test_a_divergence_is_told(tmp_path):
     with pytest.raises(UserError, match="the run diverged"):
         fit(tmp_path, "trainer.cuda_graphs=true", "optim=sgd", "optim.lr=1e6")
@@ -192,7 +188,7 @@ def test_killed_and_resumed(tmp_path, overrides):
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
-@pytest.mark.parametrize("mode", ["true", "reduce-overhead", "max-autotune-no-cudagraphs"])
+@pytest.mark.parametrize("mode", ["true", "max-autotune-no-cudagraphs"])
 def test_compiled(tmp_path, mode, caplog):
     plain, compiled = fit(tmp_path / "a"), fit(tmp_path / "b", f"trainer.compile={mode}")
     assert "the compiler failed" not in caplog.text
@@ -206,7 +202,7 @@ def test_precisions(command, precision):
     )
     assert outcome.code == 0, outcome.text
     assert outcome.results["metrics"]["best"]["accuracy/val"] > 0.9
-    assert outcome.results["environment"]["gpu"]
+    assert outcome.results["machine"]["gpu"]
 
 
 def test_the_data_are_on_the_gpu(tmp_path):

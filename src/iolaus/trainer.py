@@ -16,7 +16,8 @@ class Trainer(pl.Trainer):
     """Lightning's Trainer; plain steps run in the fast loop, the model can be compiled.
 
     Args:
-        compile: true, or a mode of torch.compile, compiles the model; where that fails it runs as it is, and a line says so.
+        compile: true, or a mode of torch.compile, compiles the model; where that fails it runs as it is, and a line says so. Modes that
+            record graphs of their own would write over outputs that scores still need: cuda_graphs records whole steps instead.
         cuda_graphs: whether a training step on a GPU is recorded once and replayed as one launch, which pays where the kernels of a
             step are short.
         channels_last: whether 4-dimensional weights and images are laid out channels last, which convolutions on GPUs and
@@ -34,7 +35,7 @@ class Trainer(pl.Trainer):
 
     def __init__(
         self,
-        compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
+        compile: bool | Literal["default", "max-autotune-no-cudagraphs"] = False,
         cuda_graphs: bool = False,
         channels_last: bool = False,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
