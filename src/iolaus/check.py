@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -98,7 +97,7 @@ def _missing(node: Any, path: str = "") -> Iterator[str]:
 
 def _unread(raw: Node) -> Iterator[str]:
     """Top-level keys that neither Iolaus nor an interpolation of the configuration reads."""
-    text = yaml.safe_dump(raw)
+    text = str(raw)
     for key in raw.keys() - SETTINGS - GROUPS:
         if not re.search(rf"\$\{{\s*{re.escape(str(key))}\b", text):
             yield f"{key}: nothing reads this setting{_full_name(str(key), raw)}"

@@ -38,6 +38,8 @@ from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 
 class Report:
     """Follows a run and writes what it came to, also when it failed or was interrupted.
@@ -61,6 +63,8 @@ class Report:
         self.fit_seconds = 0.0
         self.tested: str | None = None  # which weights were tested
         self.together = 0  # runs that were trained with this one, in one stack
+        self.draws = True  # whether figures and samples are made when the run has ended
+        self._ended: dict[str, Any] = {}  # what results.json said then
         self._exhibits: dict[str, Exhibit] = {}
         self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
@@ -255,7 +259,7 @@ class Report:
         if error is not None and status == "failed" and not isinstance(error, UserError):
             log.debug("", exc_info=(type(error), error, traceback))
         if self._speaks:
-            self._end(self._results(status, error), draws=not (stopped or pruned))
+            self._end(self._results(status, error), is_over=not (stopped or pruned))
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
                 slurm.requeue()
         requests.reinstall(self._handlers)
@@ -264,18 +268,30 @@ class Report:
             self._claim.close()
         return pruned
 
-    def _end(self, results: dict[str, Any], draws: bool) -> None:
+    def _end(self, results: dict[str, Any], is_over: bool) -> None:
         """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
         if not self.config.trainer.fast_dev_run:
             self._write(results)
-            if draws:
-                self._draw(results)
-            results |= {"shown": self._finds + self._shown, "changed": self.job.changed()}
-            self._write(results)
-            write_report(self.folder, results)
+            if is_over and self.draws:
+                self._draw(results, self.run.trainer.loggers if self.run else [])
+            if is_over:
+                self._log_objective(results)
+            self._write_report(results)
         self._close_services(results["status"])
         if results["status"] != "failed":
             self._tell(results)
+
+    def draw(self) -> None:
+        """Make the figures and samples of a run that has ended without, in its folder and in TensorBoard, and write its report again."""
+        assert self.run is not None
+        self._draw(self._ended, [logger for logger in self.run.trainer.loggers if isinstance(logger, TensorBoard)])
+        self._write_report(self._ended)
+
+    def _write_report(self, results: dict[str, Any]) -> None:
+        self._ended = results
+        results |= {"shown": self._finds + self._shown, "changed": self.job.changed()}
+        self._write(results)
+        write_report(self.folder, results)
 
     def _write(self, results: dict[str, Any]) -> None:
         write(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=True) + "\n")
@@ -283,7 +299,7 @@ class Report:
     def _settings(self) -> str:
         """The resolved settings as YAML; complete once the run is built, as some facts only the data tell."""
         settings = self.run.config if self.run else plain(self.config)
-        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        return yaml.dump(settings, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
     def _hyperparameters(self) -> dict[str, Any]:
         """The few settings that tell runs apart: the parts by class, the numbers one varies, the command's overrides."""
@@ -337,7 +353,7 @@ class Report:
             **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
 
-    def _draw(self, results: dict[str, Any]) -> None:
+    def _draw(self, results: dict[str, Any], loggers: list[Any]) -> None:
         """Draw all that there is to see, in the folder and in loggers, and note what the report shows."""
         run = self.run
         if run is None:
@@ -346,7 +362,6 @@ class Report:
         drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
         if run.history.rows:
             drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        loggers = run.trainer.loggers
         self._shown = [show.figure(name, f, self.folder, loggers, results["steps"]) for name, f in drawn.items()]
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             self._exhibits |= callback.show() if hasattr(callback, "show") else {}
@@ -356,15 +371,19 @@ class Report:
             for logger in loggers:
                 if isinstance(logger, TensorBoard):
                     logger.add("text", f"profile/{file.stem}", text, results["steps"])
-        if (best := results["objective"]["value"]) is not None:
-            # the best value, beside the last ones; its capital makes it the first column of a sweep's runs
-            for logger in loggers:
-                if isinstance(logger, TensorBoard | Service):
-                    logger.log_metrics({"Objective": best}, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
                 self._shown.append({"file": f"figures/{path.name}"})
         for logger in loggers:
+            if isinstance(logger, TensorBoard):
+                logger.save()
+
+    def _log_objective(self, results: dict[str, Any]) -> None:
+        """The best value, beside the last ones; its capital makes it the first column of a sweep's runs."""
+        best = results["objective"]["value"]
+        for logger in self.run.trainer.loggers if self.run and best is not None else []:
+            if isinstance(logger, TensorBoard | Service):
+                logger.log_metrics({"Objective": best}, results["steps"])
             if isinstance(logger, TensorBoard):
                 logger.save()
 

@@ -38,7 +38,7 @@ composed_once = functools.cache(composed)
 @pytest.fixture
 def quick(monkeypatch):
     """Reports without figures and git, which take most of the time of a small run."""
-    monkeypatch.setattr(Report, "_draw", lambda self, results: [])
+    monkeypatch.setattr(Report, "_draw", lambda *_: None)
     monkeypatch.setattr(report, "git", lambda: None)
 
 
@@ -176,15 +176,41 @@ def test_one_that_diverges_fails_alone(tmp_path, quick, caplog):
     assert_alike(tmp_path, 0)
 
 
+def test_figures_of_the_best(tmp_path, monkeypatch, caplog):
+    """Drawn when all have ended; every report and every objective is there without."""
+    caplog.set_level(logging.INFO)
+    drawn = []
+
+    def draw(report, results, loggers):
+        drawn.append(report.folder.name)
+        (figures := report.folder / "figures").mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(figures / "drawn.png")
+        report._shown = [{"file": "figures/drawn.png"}]
+
+    monkeypatch.setattr(Report, "_draw", draw)
+    base = ["data=iris", "trainer.max_epochs=2", "~callbacks.progress"]
+    configs = [settings(tmp_path / str(i), f"optim.lr={lr}", base=base) for i, lr in enumerate((1e-6, 1e-2, 1e-4))]
+    train_together(configs, [Job([], {}) for _ in configs])
+    assert drawn == ["1"]
+    for i in range(3):
+        found = results(tmp_path / str(i))
+        assert found["status"] == "completed"
+        assert [shown["file"] for shown in found["shown"]] == (["figures/drawn.png"] if i == 1 else [])
+        assert ("figures/drawn.png" in (tmp_path / str(i) / "report.md").read_text()) == (i == 1)
+        assert "the best of these runs alone" in (tmp_path / str(i) / "train.log").read_text()
+        board = EventAccumulator(str(tmp_path / str(i)), size_guidance={"scalars": 0}).Reload()
+        assert [e.value for e in board.Scalars("Objective")] == pytest.approx([found["objective"]["value"]])
+
+
 @pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_folder_as_a_single_run_leaves_it(tmp_path, capsys, caplog, monkeypatch, drawn):
     if not drawn:
-        monkeypatch.setattr(Report, "_draw", lambda self, results: [])
+        monkeypatch.setattr(Report, "_draw", lambda *_: None)
     caplog.set_level(logging.INFO)
     base = ["data=iris", "trainer.max_epochs=2", "~callbacks.progress", "trainer.log_every_n_steps=5"]
     train(settings(tmp_path / "one", base=base), Job([], {}))
     configs = [settings(tmp_path / f"all{i}", f"optim.lr={lr}", base=base) for i, lr in enumerate((1e-3, 1e-2))]
-    train_together(configs, [Job([], {}) for _ in configs])
+    train_together(configs, [Job([], {}) for _ in configs], figures="all")
 
     def files(folder):
         found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}

@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from iolaus.defaults import changed_by, several
+from iolaus.errors import UserError
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
 from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, Job, typed, write_plan
@@ -196,6 +197,9 @@ def launch_together(
     from iolaus.runs import Job as Asked
     from iolaus.sweep.vectorized import stackable, train_together
 
+    options = dict(options)
+    if (figures := options.pop("figures", "best")) not in ("best", "all"):
+        raise UserError(f"hydra.launcher.figures: must be best or all; received {figures}")
     with Sweep(config, context, **options) as sweep:
         jobs = sweep.batch(batch, first)
         fresh = [job for job in jobs if job.state in ("waiting", "failed") and sweep.claim(job)]
@@ -214,7 +218,7 @@ def launch_together(
                 for position in group
             ]
             with _quiet_terminal():
-                train_together([configs[position][0] for position in group], asked)
+                train_together([configs[position][0] for position in group], asked, figures)
             for job in members:
                 job.look()
             trained += members

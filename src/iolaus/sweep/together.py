@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
@@ -293,9 +293,11 @@ class Together:
     Args:
         configs: composed and checked; alike but for numbers.
         jobs: what the user asked for, of each.
+        figures: of which runs they are drawn: the best one, or all.
     """
 
-    def __init__(self, configs: Sequence[DictConfig], jobs: Sequence[Job]):
+    def __init__(self, configs: Sequence[DictConfig], jobs: Sequence[Job], figures: Literal["best", "all"] = "best"):
+        self.figures = figures
         self.all = [Member(config, job, len(configs) - 1) for config, job in zip(configs, jobs, strict=True)]
         self.members: list[Member] = []  # of the stack, those that have ended too
         self._paused = 0.0
@@ -316,7 +318,10 @@ class Together:
                         log.info("trained by itself: %s", reason)
                     member.attempt(member.train_alone)
             else:
+                for member in self.members:
+                    member.report.draws = self.figures == "all"
                 self._fit()
+                self._draw_best()
         except BaseException as error:
             for member in self.all:
                 with member.logged():
@@ -325,6 +330,15 @@ class Together:
         finally:
             requests.reinstall(handlers)
         return [self._objective(member) for member in self.all]
+
+    def _draw_best(self) -> None:
+        """Draw the figures of the best run, where not all have theirs."""
+        values = {member: self._objective(member) for member in self.all if not member.report.draws}
+        known = {member: value for member, value in values.items() if value is not None}
+        if known:
+            mode = self.all[0].config.objective.mode
+            best = (min if mode == "min" else max)(known, key=lambda member: known[member])
+            best.attempt(best.report.draw)
 
     def _objective(self, member: Member) -> float | None:
         return None if member.failed else member.report.objective
@@ -388,6 +402,10 @@ class Together:
         for member in self.members:
             with member.logged():
                 log.info("trained together with %d other runs", len(self.members) - 1)
+                if not member.report.draws:
+                    log.info(
+                        "figures and samples are made of the best of these runs alone; hydra.launcher.figures=all: of each"
+                    )
                 member.report.together = len(self.members) - 1
         self._start = time.monotonic()
         self.stack = Stack([m.run.task for m in self.members], [m.optimizer for m in self.members])

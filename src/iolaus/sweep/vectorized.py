@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 
@@ -115,19 +115,22 @@ def stackable(configs: Sequence[dict[str, Any]]) -> tuple[list[list[int]], dict[
     return together, dict(sorted(reasons.items()))
 
 
-def train_together(configs: Sequence[DictConfig], jobs: Sequence[Job]) -> list[float | None]:
+def train_together(
+    configs: Sequence[DictConfig], jobs: Sequence[Job], figures: Literal["best", "all"] = "best"
+) -> list[float | None]:
     """Train, test and report the runs of one group, each in its own folder.
 
     Args:
         configs: composed and checked, as `train` takes them; a group that `stackable` found.
         jobs: what the user asked for, of each.
+        figures: of which runs they are drawn, the best one or all; drawing takes longer than training a small network.
 
     Returns:
         the best value of each run's objective; None for a run that failed, whose results.json says why.
     """
     from iolaus.sweep.together import Together  # torch: only once something is trained
 
-    return Together(configs, jobs).run()
+    return Together(configs, jobs, figures).run()
 
 
 def _obstacles(config: dict[str, Any]) -> Iterator[str]:
