@@ -242,6 +242,22 @@ def test_what_a_process_ended_with(tmp_path):
     assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
 
 
+def plan(folder, first):
+    """In a process of its own: write twenty jobs into the plan of a sweep, one after the other."""
+    for number in range(first, first + 20):
+        write_plan(folder, ["-m"], folder / "train.py", [Job(number, [], folder / str(number))])
+
+
+def test_a_plan_that_two_processes_write_has_the_jobs_of_both(tmp_path):
+    both = [multiprocessing.get_context("fork").Process(target=plan, args=(tmp_path, first)) for first in (0, 20)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert [job["number"] for job in read_plan(tmp_path)["jobs"]] == list(range(40))
+
+
 def hold(folder, number, pipe):
     """In a process of its own: run a job, until told to end."""
     claims = Claims(folder)

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from iolaus.errors import UserError, did_you_mean
 from iolaus.runs import read_results
-from iolaus.sweep.jobs import TRIAL, Job
+from iolaus.sweep.jobs import DONE, TRIAL, Job, turn
 from iolaus.sweep.launcher import Display, Sweep
 
 log = logging.getLogger("iolaus")
@@ -78,15 +79,15 @@ class Search:
         if self.options.get("sampler") == "grid":
             self.options["n_trials"] = min(self.options["n_trials"], combinations(space))
         self._open(optuna, space, fixed)
-        waiting = [self._job(trial) for trial in self._left()]
-        trials = {job.number: job for job in waiting}
+        with self._turn():
+            waiting = [self._job(trial) for trial in self._left()]
         with Display(self.sweep.jobs) as display:
             while True:
                 while self.sweep.pool.has_room and (waiting or self._asked() < self.options["n_trials"]):
-                    job = waiting.pop(0) if waiting else self._ask(optuna, space, fixed)
-                    trials[job.number] = job
-                    self.sweep.plan(self.options["n_trials"])
-                    self.sweep.start(job)
+                    job = self._take_over(optuna, waiting.pop(0)) if waiting else self._ask(optuna, space, fixed)
+                    if job is not None:
+                        self.sweep.plan(self.options["n_trials"])
+                        self.sweep.start(job)
                 if not self.sweep.running:
                     break
                 for job in self.sweep.ended():
@@ -127,21 +128,49 @@ class Search:
     def _asked(self) -> int:
         return len(self.study.get_trials(deepcopy=False))
 
-    def _ask(self, optuna: Any, space: dict[str, Any], fixed: list[str]) -> Job:
-        """A new trial as a job."""
-        trial = self.study.ask()
+    def _turn(self) -> AbstractContextManager[None]:
+        """While no other process of this machine asks for a trial or takes one over; of a server's study those of one folder."""
+        file = self.storage.removeprefix("sqlite:///")
+        return turn(self.sweep.folder / JOURNAL if "://" in file or file == "memory" else Path(file))
+
+    def _trial(self, number: int) -> Any:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _take_over(self, optuna: Any, job: Job) -> Job | None:
+        """The job of a trial that was left; None where another process runs it, or it has ended and the study is told."""
+        if not self.sweep.claim(job):
+            self._note_process(job.number, None)
+        elif not self._trial(job.number).state.is_finished():
+            if job.state not in DONE:
+                return job
+            self._tell(optuna, job)
+        return None
+
+    def _ask(self, optuna: Any, space: dict[str, Any], fixed: list[str]) -> Job | None:
+        """A new trial as a job; None where another process has asked for the last one."""
+        with self._turn():
+            if self._asked() >= self.options["n_trials"]:
+                return None
+            trial = self.study.ask()
         if not self._seeded:
             self.study.sampler, self._seeded = self._sampler(optuna, trial.number), True
         chosen = suggested(trial, space, fixed, self.options.get("conditions") or {})
         varying = [f"{key}={value}" for key, value in chosen.items()]
         trial.set_user_attr("overrides", [*fixed, *varying])
         trial.set_user_attr("varying", [f"{key}={_short(value)}" for key, value in chosen.items()])
-        return self._job(self.study.get_trials(deepcopy=False)[trial.number])
+        job = self._job(self._trial(trial.number))
+        if not self.sweep.claim(job):
+            raise UserError(
+                f"output_dir: another process searches in {self.sweep.folder}, with a study of its own; choose another folder"
+            )
+        return job
+
+    def _note_process(self, number: int, process: list[Any] | None) -> None:
+        self.study._storage.set_trial_user_attr(self._trial(number)._trial_id, "process", process)
 
     def _job(self, trial: Any) -> Job:
         """The job of a trial, which is this process's from now on."""
-        storage, trial_id = self.study._storage, trial._trial_id
-        storage.set_trial_user_attr(trial_id, "process", [os.uname().nodename, os.getpid()])
+        self._note_process(trial.number, [os.uname().nodename, os.getpid()])
         own = trial.user_attrs
         pruning = ["+callbacks.pruning._target_=iolaus.callbacks.pruning.Pruning"] if self._prunes() else []
         job = self.sweep.job(trial.number, [*own["overrides"], *pruning], own["varying"])
@@ -161,9 +190,8 @@ class Search:
     def _tell(self, optuna: Any, job: Job) -> None:
         """Tell the study what became of a trial; a job that was stopped is left for the next time."""
         state = optuna.trial.TrialState
-        trial_id = self.study.get_trials(deepcopy=False)[job.number]._trial_id
         if job.state == "interrupted":
-            self.study._storage.set_trial_user_attr(trial_id, "process", None)
+            self._note_process(job.number, None)
         elif job.state == "pruned":
             self.study.tell(job.number, state=state.PRUNED)
         elif job.state == "completed":
@@ -178,7 +206,7 @@ class Search:
             job.state, job.error = "failed", f"the objective is {values[0] if len(values) == 1 else values}"
             self.study.tell(job.number, state=state.FAIL)
         else:
-            self.study._storage.set_trial_user_attr(trial_id, "error", job.error)
+            self.study._storage.set_trial_user_attr(self._trial(job.number)._trial_id, "error", job.error)
             self.study.tell(job.number, state=state.FAIL)
 
 
