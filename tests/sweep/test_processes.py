@@ -293,6 +293,21 @@ def test_jobs_of_another_process_are_left_to_it(tmp_path, monkeypatch, caplog):
     assert [job.state for job in jobs_of(tmp_path)] == ["completed", "waiting", "completed"]
 
 
+def test_a_sweep_of_hydra_s_own_launcher_is_not_begun_twice(tmp_path, command):
+    """The second terminal is refused in a line, before it begins a job."""
+    here, there = multiprocessing.Pipe()
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "s", 0, there), daemon=True)
+    other.start()
+    assert here.recv()
+    outcome = command("-m", *QUICK, "optim.lr=0.01,0.02", "hydra/launcher=basic", "output_dir=s")
+    assert outcome.code == 1
+    (line,) = outcome.text.splitlines()
+    assert line.startswith("output_dir: another process runs the sweep in s, and hydra/launcher=basic shares no jobs")
+    assert [file.name for file in (tmp_path / "s").iterdir()] == [".claims"]
+    here.send("end")
+    other.join()
+
+
 SCRIPT = """
 import json, os, signal, sys, time
 words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
