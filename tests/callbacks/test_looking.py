@@ -184,6 +184,25 @@ def test_the_epoch_that_early_stopping_makes_the_last_is_drawn(tmp_path, hook):
         assert torch.equal(other.random, plain.random)
 
 
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_weights_are_those_that_are_trained_and_not_their_average(tmp_path, average):
+    """Also where the training ends after the epoch's end, and the average has then come in their place."""
+
+    class Kept(pl.Callback):
+        def on_train_epoch_end(self, trainer, task):
+            self.weight = task.model.layers[1].weight.detach().double().clone()
+
+    kept = Kept()
+    run = fit(
+        *(tmp_path, f"callbacks=[{average},histograms]", "callbacks.histograms.every_n_epochs=5"),
+        *("trainer.max_epochs=9", f"callbacks.{average}.start=0"),
+        more=[kept, Stop("on_train_epoch_end")],
+    )
+    (drawn,) = events(tmp_path).Histograms("weights/layers.1.weight")
+    assert drawn.histogram_value.sum == pytest.approx(kept.weight.sum().item())
+    assert run.task.model.layers[1].weight.double().sum().item() != pytest.approx(kept.weight.sum().item())
+
+
 def test_the_validation_is_what_is_drawn_and_listed(tmp_path, monkeypatch):
     """Confusion matrix and mistakes of the last validation, against predictions made anew."""
     drawn, written = {}, {}
