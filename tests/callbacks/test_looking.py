@@ -123,6 +123,16 @@ def test_gradient_norms_are_those_of_torch(tmp_path, fast):
     np.testing.assert_allclose(rows, np.reshape(reference.all, (2, 7)).mean(1), rtol=1e-5)
 
 
+def test_where_several_processes_train_a_line_says_that_one_s_part_is_shown(tmp_path, caplog, monkeypatch):
+    run = fit(tmp_path, "callbacks=[figures,mistakes]", "trainer.max_epochs=1")
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    with caplog.at_level(logging.INFO, "iolaus"):
+        for callback in run.trainer.callbacks:
+            callback.setup(run.trainer, run.task, "fit")
+    for name in ("figures", "mistakes"):
+        assert f"callbacks.{name}: shows the first process' part of the validation, one of 2" in caplog.text
+
+
 def test_histograms_are_those_of_numpy():
     values = torch.randn(1_000, generator=torch.Generator().manual_seed(0))
     broken = torch.cat([values, torch.tensor([torch.nan, torch.inf])])

@@ -17,8 +17,8 @@ class Histograms(Look):
 
     Gradients are those that the step was taken with, clipped where they are: the last batch's, which are held while the validation does
     away with them, as early stopping may then end the training. No backward pass is made for it. Weights are those that are trained, also
-    where an average of them is kept (callbacks=[default,ema,histograms]). Of a tensor the finite values are shown; where there are none it is
-    left out, with a warning.
+    where an average of them is kept (callbacks=[default,ema,histograms]). Of a tensor the finite values are shown; where there are none it
+    is left out, with a warning.
 
     | logged | is |
     | --- | --- |
