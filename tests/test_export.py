@@ -125,7 +125,7 @@ def test_a_file_that_differs_is_refused_and_removed(run, call, tmp_path, monkeyp
 
 
 def test_a_file_is_written_by_its_own_name_with_what_it_needs(run, call, tmp_path, monkeypatch):
-    """What was there before stays until all is written, and no other file is left."""
+    """What was there before stays until all is written, and no other file is left; nor are the weights of a larger one, by one without."""
     (tmp_path / "houses.onnx").write_text("old")
 
     def write(found, path):
@@ -142,6 +142,10 @@ def test_a_file_is_written_by_its_own_name_with_what_it_needs(run, call, tmp_pat
     assert sorted(f.name for f in tmp_path.iterdir()) == ["houses.onnx", "houses.onnx.data", "houses.onnx.json"]
     assert (tmp_path / "houses.onnx").read_text() == "the weights are in houses.onnx.data"
     assert described(tmp_path / "houses.onnx")["needs"] == ["houses.onnx.data"]
+    monkeypatch.setattr(portable, "write_onnx", lambda found, path: path.write_text("whole"))
+    code, text = call("export", run, "--output", tmp_path / "houses.onnx")
+    assert code == 0, text
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["houses.onnx", "houses.onnx.json"]
 
 
 @pytest.mark.slow

@@ -75,6 +75,10 @@ def export(
             text = json.dumps(_finite(description), indent=1, ensure_ascii=False, allow_nan=False, default=str)
             for name in [*parts, output.name]:
                 made.with_name(name).replace(output.with_name(name))
+            if form == "onnx" and not parts:
+                output.with_name(f"{output.name}.data").unlink(
+                    missing_ok=True
+                )  # the weights of a larger one, which nothing reads any more
         output.with_name(output.name + ".json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output: {output}: {error.strerror}") from None
