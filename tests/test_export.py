@@ -115,6 +115,18 @@ def test_a_program_of_torch_and_weights(run, call, tmp_path):
     assert all(torch.equal(weights[name], saved[name]) for name in saved)
 
 
+def test_a_table_that_has_changed_is_encoded_as_the_training_learned(run, call, tmp_path):
+    """With another city in the file, which would be an input of its own to a training."""
+    changed = houses(tmp_path / "changed.csv")
+    changed.write_text(changed.read_text().replace("Oslo", "Athens", 5))
+    code, text = call("export", run, f"data.path={changed}", "--output", tmp_path / "houses.pt2")
+    assert code == 0, text
+    about = described(tmp_path / "houses.pt2")
+    assert "samples of the test split" in about["verified"]["what"]
+    assert about["inputs"][0]["shape"] == ["batch", 5]
+    assert about["data"]["encoding"]["city"]["categories"] == ["Berlin", "Oslo", "Rome"]
+
+
 def test_a_file_that_differs_is_refused_and_removed(run, call, tmp_path, monkeypatch):
     right = portable.run_pt2
     monkeypatch.setattr(portable, "run_pt2", lambda *a: lambda *inputs: [1.0001 * part for part in right(*a)(*inputs)])

@@ -94,7 +94,7 @@ def _write_graph(run: Finished, path: Path, form: str) -> dict[str, Any]:
     from iolaus import portable
 
     graph = run.task.graph()
-    batches, source = portable.examples(run.settings, run.task, graph)
+    batches, source = portable.examples(run.settings, run.task, graph, run.data)
     found = portable.traced(run.task, graph, batches[-1])
     fixed = sorted({n for names in graph.free.values() for n in names.values()} - _names(found.dimensions))
     if fixed:  # what was cut is whole again
