@@ -146,7 +146,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
     journal = tmp_path / "search/study.journal"
     end = time.monotonic() + 120
     while time.monotonic() < end and not (
-        journal.exists() and sum(t.state.is_finished() for t in trials(journal)) >= 6
+        (tmp_path / "search/sweep.yaml").exists() and sum(t.state.is_finished() for t in trials(journal)) >= 6
     ):
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)
