@@ -215,6 +215,16 @@ def test_of_trials_that_were_left_those_of_another_process_are_left_to_it(tmp_pa
     other.join()
 
 
+def test_a_trial_whose_process_was_killed_before_it_had_chosen_is_run(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    folder = tmp_path / "sweep"
+    search(folder, 1)
+    optuna.load_study(study_name="iolaus", storage=open_storage(str(folder / "study.journal"))).ask()
+    search(folder, 3)
+    found = trials(folder / "study.journal")
+    assert [(t.state.name, list(t.params)) for t in found] == [("COMPLETE", ["a"])] * 3
+
+
 def test_no_more_trials_than_asked_for_are_begun_by_two_processes(tmp_path, monkeypatch):
     """Also where one asks between another's look at their number and its own asking."""
     asked = Search._asked

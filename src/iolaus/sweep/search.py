@@ -80,6 +80,9 @@ class Search:
             self.options["n_trials"] = min(self.options["n_trials"], combinations(space))
         self._open(optuna, space, fixed)
         with self._turn():
+            for trial in self._left():
+                if "overrides" not in trial.user_attrs:  # whoever asked for it was killed at once
+                    self._choose(optuna.trial.Trial(self.study, trial._trial_id), space, fixed)
             waiting = [self._job(trial) for trial in self._left()]
         with Display(self.sweep.jobs) as display:
             while True:
@@ -123,7 +126,8 @@ class Search:
 
     def _left(self) -> list[Any]:
         """Trials that no living process runs."""
-        return [t for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING" and not _is_run(t)]
+        running = [t for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING"]
+        return [t for t in running if not _is_run(t, is_asked="overrides" not in t.user_attrs and self._is_far)]
 
     def _asked(self) -> int:
         return len(self.study.get_trials(deepcopy=False))
@@ -131,7 +135,12 @@ class Search:
     def _turn(self) -> AbstractContextManager[None]:
         """While no other process of this machine asks for a trial or takes one over; of a server's study those of one folder."""
         file = self.storage.removeprefix("sqlite:///")
-        return turn(self.sweep.folder / JOURNAL if "://" in file or file == "memory" else Path(file))
+        return turn(self.sweep.folder / JOURNAL if self._is_far or file == "memory" else Path(file))
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether the study lies at a server, where another machine may be asking just now."""
+        return "://" in self.storage.removeprefix("sqlite:///")
 
     def _trial(self, number: int) -> Any:
         return self.study.get_trials(deepcopy=False)[number]
@@ -152,18 +161,21 @@ class Search:
             if self._asked() >= self.options["n_trials"]:
                 return None
             trial = self.study.ask()
-        if not self._seeded:
-            self.study.sampler, self._seeded = self._sampler(optuna, trial.number), True
-        chosen = suggested(trial, space, fixed, self.options.get("conditions") or {})
-        varying = [f"{key}={value}" for key, value in chosen.items()]
-        trial.set_user_attr("overrides", [*fixed, *varying])
-        trial.set_user_attr("varying", [f"{key}={_short(value)}" for key, value in chosen.items()])
-        job = self._job(self._trial(trial.number))
+            if not self._seeded:
+                self.study.sampler, self._seeded = self._sampler(optuna, trial.number), True
+            self._choose(trial, space, fixed)
+            job = self._job(self._trial(trial.number))
         if not self.sweep.claim(job):
             raise UserError(
                 f"output_dir: another process searches in {self.sweep.folder}, with a study of its own; choose another folder"
             )
         return job
+
+    def _choose(self, trial: Any, space: dict[str, Any], fixed: list[str]) -> None:
+        """Choose a trial's settings, and note them in the study."""
+        chosen = suggested(trial, space, fixed, self.options.get("conditions") or {})
+        trial.set_user_attr("varying", [f"{key}={_short(value)}" for key, value in chosen.items()])
+        trial.set_user_attr("overrides", [*fixed, *(f"{key}={value}" for key, value in chosen.items())])
 
     def _note_process(self, number: int, process: list[Any] | None) -> None:
         self.study._storage.set_trial_user_attr(self._trial(number)._trial_id, "process", process)
@@ -343,11 +355,11 @@ def _optuna() -> Any:
     return optuna
 
 
-def _is_run(trial: Any) -> bool:
-    """Whether a living process runs a trial, or may: of another machine that is not known."""
+def _is_run(trial: Any, is_asked: bool) -> bool:
+    """Whether a living process runs a trial, or may: of another machine that is not known; nor whether one is just asking for it."""
     process = trial.user_attrs.get("process")
     if process is None:
-        return "overrides" not in trial.user_attrs  # it is just being asked for
+        return is_asked
     host, pid = process
     if host != os.uname().nodename:
         return True
