@@ -91,6 +91,27 @@ def test_options_that_share_members_are_not_named_twice():
     assert list(_named_twice(twice)) == ["logger: wandb is named twice; name it once, as in logger=[wandb,csv]"]
 
 
+TWICE = """# @package _global_
+defaults:
+  - override /data: iris
+  - override /optim: sgd
+  - override /callbacks: [default, ema, default]
+  - override /optim: adam
+"""
+
+
+def test_an_experiment_names_each_option_once(command, tmp_path):
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    file = tmp_path / "own/experiment/twice.yaml"
+    file.write_text(TWICE)
+    outcome = command("--config-dir", "own", "experiment=twice")
+    assert outcome.code == 1
+    assert outcome.text.splitlines() == [
+        f"{file}: override /callbacks: default is named twice; name it once, as in override /callbacks: [default,ema]",
+        f"{file}: override /optim is chosen twice, sgd and adam; choose once",
+    ]
+
+
 TORCH_FREE = """
 import sys
 sys.argv = ["train.py", *{arguments!r}]

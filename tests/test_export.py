@@ -115,6 +115,18 @@ def test_a_program_of_torch_and_weights(run, call, tmp_path):
     assert all(torch.equal(weights[name], saved[name]) for name in saved)
 
 
+def test_a_table_that_has_changed_is_encoded_as_the_training_learned(run, call, tmp_path):
+    """With another city in the file, which would be an input of its own to a training."""
+    changed = houses(tmp_path / "changed.csv")
+    changed.write_text(changed.read_text().replace("Oslo", "Athens", 5))
+    code, text = call("export", run, f"data.path={changed}", "--output", tmp_path / "houses.pt2")
+    assert code == 0, text
+    about = described(tmp_path / "houses.pt2")
+    assert "samples of the test split" in about["verified"]["what"]
+    assert about["inputs"][0]["shape"] == ["batch", 5]
+    assert about["data"]["encoding"]["city"]["categories"] == ["Berlin", "Oslo", "Rome"]
+
+
 def test_a_file_that_differs_is_refused_and_removed(run, call, tmp_path, monkeypatch):
     right = portable.run_pt2
     monkeypatch.setattr(portable, "run_pt2", lambda *a: lambda *inputs: [1.0001 * part for part in right(*a)(*inputs)])
@@ -125,7 +137,7 @@ def test_a_file_that_differs_is_refused_and_removed(run, call, tmp_path, monkeyp
 
 
 def test_a_file_is_written_by_its_own_name_with_what_it_needs(run, call, tmp_path, monkeypatch):
-    """What was there before stays until all is written, and no other file is left."""
+    """What was there before stays until all is written, and no other file is left; nor are the weights of a larger one, by one without."""
     (tmp_path / "houses.onnx").write_text("old")
 
     def write(found, path):
@@ -142,6 +154,10 @@ def test_a_file_is_written_by_its_own_name_with_what_it_needs(run, call, tmp_pat
     assert sorted(f.name for f in tmp_path.iterdir()) == ["houses.onnx", "houses.onnx.data", "houses.onnx.json"]
     assert (tmp_path / "houses.onnx").read_text() == "the weights are in houses.onnx.data"
     assert described(tmp_path / "houses.onnx")["needs"] == ["houses.onnx.data"]
+    monkeypatch.setattr(portable, "write_onnx", lambda found, path: path.write_text("whole"))
+    code, text = call("export", run, "--output", tmp_path / "houses.onnx")
+    assert code == 0, text
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["houses.onnx", "houses.onnx.json"]
 
 
 @pytest.mark.slow

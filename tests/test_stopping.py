@@ -12,6 +12,8 @@ import yaml
 from forked import Child, copy_of, differences, finished, kill_at_step, scalars
 from test_resume import NOISY, OWN_DATA, SMALL
 
+from iolaus.errors import UserError
+from iolaus.resume import prepare
 from iolaus.task.base import Task
 
 MANY = ("trainer.max_epochs=100000", "~callbacks.early_stopping")
@@ -424,6 +426,23 @@ def test_a_run_by_steps_can_be_trained_on(tmp_path):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("made"), *SMALL, "trainer.max_epochs=1")
+
+
+def test_a_run_keeps_its_list_of_callbacks(made):
+    """Its own list says nothing new, another one is refused; members may be taken out, and their settings changed."""
+    own, words = results(made)["choices"]["callbacks"], ["trainer.max_epochs=2"]
+    same = f"callbacks=[{', '.join(own)}]"
+    _, job = prepare(made, [same, *words], [])
+    assert job.overrides[-1] == words[0]
+    assert same not in job.overrides
+    for other in (["throughput", *own], own[::-1] if len(own) > 1 else [*own, "ema"]):
+        with pytest.raises(UserError, match=r"the run has callbacks=.*, and goes on with it; start a run of its own"):
+            prepare(made, [f"callbacks=[{','.join(other)}]", *words], [])
+    with pytest.raises(UserError, match="a run keeps its callbacks, whose settings alone may be changed"):
+        prepare(made, ["++callbacks=[default]", *words], [])
+    config, _ = prepare(made, ["~callbacks.checkpoint", "callbacks.resume_points.every_n_steps=7", *words], [])
+    assert "checkpoint" not in config.callbacks
+    assert config.callbacks.resume_points.every_n_steps == 7
 
 
 @pytest.mark.parametrize(

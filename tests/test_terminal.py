@@ -91,6 +91,7 @@ def test_the_tree_of_a_command(command):
 
 def test_quiet_leaves_the_result(command):
     outcome = command("-q", "data=iris", "trainer.max_epochs=1")
+    assert outcome.results["command"] == "python train.py data=iris trainer.max_epochs=1 -q"
     assert outcome.text.startswith("iris-mlp: epoch 1, the best of 1\n")
     value = outcome.results["objective"]["value"]
     assert outcome.text.endswith(f"objective: loss/val {value:.6g}\n")

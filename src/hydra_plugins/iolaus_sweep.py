@@ -62,14 +62,18 @@ class Grid(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs, and report."""
-        from iolaus.sweep.finish import finish
+        from iolaus.sweep.finish import finish, hold
 
         assert self.config is not None
+        held = None if isinstance(self.launcher, Processes) else hold(self.config)
         try:
             results = super().sweep(arguments)
         except BaseException:
             finish(self.config)
             raise
+        finally:
+            if held is not None:
+                held.close()
         if finish(self.config):
             raise SystemExit(1)
         return results

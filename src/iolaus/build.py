@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from iolaus import ranks
+from iolaus.callbacks.histograms import Histograms
 from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
 from iolaus.checkpoint import CheckpointFiles, read
@@ -230,8 +231,9 @@ def make_schedule(node: dict[str, Any], path: str, optimizer: Any) -> Any:
 def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
     """Lightning's Trainer with callbacks and loggers; bars, checkpoints and loggers are there when they are chosen."""
     callbacks = [make(node, f"callbacks.{name}") for name, node in settings.get("callbacks", {}).items() if node]
-    # First in each hook: what it restores when a batch begins is what the others' hooks then see.
-    callbacks.sort(key=lambda callback: not isinstance(callback, ResumePoints))
+    # First in each hook: what it restores when a batch begins is what the others' hooks then see. Then what looks at the weights that were
+    # trained, in whose place averages of them come at the end.
+    callbacks.sort(key=lambda callback: (not isinstance(callback, ResumePoints), not isinstance(callback, Histograms)))
     points = [c.files for c in callbacks if isinstance(c, ResumePoints)]
     loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items() if node]
     return make(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
@@ -39,7 +40,7 @@ from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
 from iolaus.rules import GROUPS
-from iolaus.runs import Job, option_text
+from iolaus.runs import Job, SafeLoader, option_text
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
 from iolaus.tables import short
@@ -440,7 +441,7 @@ def _settle_job(
         config.output_dir = "outputs"  # Hydra knows it once the job starts
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
-    problems += _named_twice(overrides)
+    problems += [*_named_twice(overrides), *_named_twice_in_files(choices, folders)]
     try:
         check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
@@ -453,15 +454,33 @@ def _settle_job(
 def _named_twice(overrides: list[str]) -> Iterator[str]:
     """Options that stand twice in the list of a group, of which Hydra would make one part without a word."""
     for override in OverridesParser.create().parse_overrides(overrides):
-        value = override.value()
-        if override.key_or_group not in GROUPS or not isinstance(value, list):
-            continue
-        names = [str(name) for name in value]
-        once = list(dict.fromkeys(names))
-        for name in once:
-            if names.count(name) > 1:
-                key = override.key_or_group
-                yield f"{key}: {name} is named twice; name it once, as in {key}=[{','.join(once)}]"
+        if (key := override.key_or_group) in GROUPS:
+            yield from _doubled(key, override.value(), f"{key}=")
+
+
+def _doubled(key: str, options: Any, begin: str) -> Iterator[str]:
+    names = [str(name) for name in options] if isinstance(options, list) else []
+    once = list(dict.fromkeys(names))
+    for name in once:
+        if names.count(name) > 1:
+            yield f"{key}: {name} is named twice; name it once, as in {begin}[{','.join(once)}]"
+
+
+def _named_twice_in_files(choices: dict[str, Any], folders: list[Path]) -> Iterator[str]:
+    """The same in the defaults list of a chosen experiment or sweep, and a group that stands there twice: Hydra would take the first."""
+    for kind in ("experiment", "sweep"):
+        files = [file for folder in folders if (file := folder / kind / f"{choices.get(kind)}.yaml").is_file()]
+        content = yaml.load(files[0].read_text(encoding="utf-8"), SafeLoader) if files else {}
+        listed = [entry for entry in (content or {}).get("defaults", []) if isinstance(entry, dict)]
+        named = [(str(key), options) for entry in listed for key, options in entry.items()]
+        chosen = [(key, options) for key, options in named if key.rpartition("/")[2] in GROUPS]
+        keys = [key for key, _ in chosen]
+        for key, options in chosen:
+            yield from _doubled(f"{files[0]}: {key}", options, f"{key}: ")
+        for key in dict.fromkeys(keys):
+            if keys.count(key) > 1:
+                values = " and ".join(str(options) for other, options in chosen if other == key)
+                yield f"{files[0]}: {key} is chosen twice, {values}; choose once"
 
 
 def _several_runs(config: DictConfig, overrides: list[str]) -> list[str]:

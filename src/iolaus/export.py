@@ -74,6 +74,10 @@ def export(
             text = json.dumps(_finite(description), indent=1, ensure_ascii=False, allow_nan=False, default=str)
             for name in [*parts, output.name]:
                 made.with_name(name).replace(output.with_name(name))
+            if form == "onnx" and not parts:
+                output.with_name(f"{output.name}.data").unlink(
+                    missing_ok=True
+                )  # the weights of a larger one, which nothing reads any more
         output.with_name(output.name + ".json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output: {output}: {error.strerror}") from None
@@ -89,7 +93,7 @@ def _write_graph(run: Finished, path: Path, form: str) -> dict[str, Any]:
     from iolaus import portable
 
     graph = run.task.graph()
-    batches, source = portable.examples(run.settings, run.task, graph)
+    batches, source = portable.examples(run.settings, run.task, graph, run.data)
     found = portable.traced(run.task, graph, batches[-1])
     fixed = sorted({n for names in graph.free.values() for n in names.values()} - _names(found.dimensions))
     if fixed:  # what was cut is whole again

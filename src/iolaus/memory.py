@@ -27,6 +27,12 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     **{name: (TRUE[name], None) for name in ("64", "32")},
     **{name: (torch.float32, TRUE[name.partition("-")[0]]) for name in ("16", "bf16", "16-mixed", "bf16-mixed")},
 }
+# Operations whose results no shape tells, in words.
+UNTOLD = {
+    "nonzero": "how many values it picks depends on the values, as the pairs of BPR do on the clicks",
+    "_ctc_loss": "what CTC keeps depends on the lengths of the transcripts",
+    "_pack_padded_sequence": "the size of a packed batch depends on the lengths of its sequences",
+}
 MOST_BATCHES = 64  # of the data that are looked at for the largest one
 Shape = tuple[tuple[int, ...], torch.dtype]  # of a part of a batch
 
@@ -197,7 +203,7 @@ class Counted:
 
 def _count(settings: dict[str, Any], policy: str, shapes: list[Shape] | None) -> Counted:
     """Build the task with a policy, and count a step."""
-    model, optimizer = (settings[key]["_target_"].rpartition(".")[2] for key in ("model", "optim"))
+    model, loss, optimizer = (settings[key]["_target_"].rpartition(".")[2] for key in ("model", "loss", "optim"))
     with _told(f"model: {model}"), AnyNumber():
         task = _task(settings, policy)
     made = task.configure_optimizers()  # which freezes what is to be frozen
@@ -208,7 +214,7 @@ def _count(settings: dict[str, Any], policy: str, shapes: list[Shape] | None) ->
         for parameter in _trained(task):
             parameter.grad = torch.zeros_like(parameter)
     _, computed = _precision(settings["trainer"])
-    with _told(f"model: {model}"):
+    with _told(f"model: {model}", f" with loss {loss}"):
         batch = _batch(task, settings["data"]["batch_size"], shapes)
 
         def step() -> torch.Tensor:
@@ -265,14 +271,17 @@ def _batch(task: Task, size: int, shapes: list[Shape] | None) -> list[torch.Tens
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str, more: str = "") -> Iterator[None]:
     """Errors of torch as the user's, in a line."""
     try:
         yield
     except (UserError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
         if (operation := getattr(error.__cause__ or error, "func", None)) is not None:
+            name = str(operation).split(".")[1]
+            why = UNTOLD.get(name, "the size of a result depends on the values")
             raise UserError(
-                f"{what} or its loss uses {operation}, whose result cannot be told from shapes alone, as memory is counted here"
+                f"{what}{more} cannot be counted: {why} ({name}), and memory is counted from shapes alone; train an epoch with "
+                "callbacks=[default,throughput], which shows its memory in TensorBoard"
             ) from error
         if isinstance(error, UserError):
             raise

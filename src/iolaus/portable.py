@@ -16,6 +16,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from iolaus.build import make
+from iolaus.data.base import DataModule
 from iolaus.errors import UserError
 from iolaus.model.layers.checkpointing import plain_blocks
 from iolaus.model.layers.scanned import scanned
@@ -59,14 +60,22 @@ class Traced:
     sizes: list[list[int | str]]
 
 
-def examples(settings: dict[str, Any], task: Task, graph: Graph) -> tuple[list[Inputs], str]:
+def examples(settings: dict[str, Any], task: Task, graph: Graph, learned: DataModule) -> tuple[list[Inputs], str]:
     """Inputs of 1, 3 and 5 samples, and where they are from: the run's data, or drawn where these are not there any more.
+
+    Args:
+        settings: of the run, resolved.
+        task: that is exported.
+        graph: what it gives.
+        learned: the data module that knows what the training learned from the data: tables are encoded by that.
 
     Raises:
         UserError: where the data cannot be read, and are of a kind that cannot be drawn.
     """
     try:
         data = make(settings["data"], "data")
+        if data.keeps_learned:
+            data.load_state_dict(learned.state_dict())
         data.setup()
         split = next(name for name in ("test", "val", "train") if len(data.rows.get(name, ())) >= max(SIZES))
         batches = [data.some_batches(split, n, n, data.seed + n)[0][:-1] for n in SIZES]

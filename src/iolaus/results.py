@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from iolaus.errors import Pruned
 from iolaus.runs import installed
 from iolaus.signals import Stopped
+from iolaus.terminal import RESULT
 
 PACKAGES = ("iolaus", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
 
@@ -24,13 +26,19 @@ def command(overrides: list[str]) -> str:
     if Path(name).name == "_submit.py":
         name, words = os.environ.get("IOLAUS_SCRIPT", "train.py"), overrides
     is_ours = Path(name).name in ("iolaus", "__main__.py")
-    return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *(_as_typed(word) for word in words)])
+    return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *_as_typed(words)])
 
 
-def _as_typed(word: str) -> str:
-    """An override of the run's folder as the user wrote it, not as Hydra calls it."""
-    folder = re.fullmatch(r'hydra\.(?:run|sweep)\.dir="(.*)"', word)
-    return f"output_dir={folder[1]}" if folder else word
+def _as_typed(words: Sequence[str]) -> Iterator[str]:
+    """The words as the user wrote them, where Hydra has other ones for them: of the run's folder, and of -q."""
+    for word in words:
+        if folder := re.fullmatch(r'hydra\.(?:run|sweep)\.dir="(.*)"', word):
+            yield f"output_dir={folder[1]}"
+        elif quiet := re.fullmatch(rf"hydra\.(job|hydra)_logging\.handlers\.console\.level={RESULT}", word):
+            if quiet[1] == "job":  # one of the two that -q stands for
+                yield "-q"
+        else:
+            yield word
 
 
 def told(error: BaseException | None) -> str | None:

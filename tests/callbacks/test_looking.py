@@ -123,6 +123,16 @@ def test_gradient_norms_are_those_of_torch(tmp_path, fast):
     np.testing.assert_allclose(rows, np.reshape(reference.all, (2, 7)).mean(1), rtol=1e-5)
 
 
+def test_where_several_processes_train_a_line_says_that_one_s_part_is_shown(tmp_path, caplog, monkeypatch):
+    run = fit(tmp_path, "callbacks=[figures,mistakes]", "trainer.max_epochs=1")
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    with caplog.at_level(logging.INFO, "iolaus"):
+        for callback in run.trainer.callbacks:
+            callback.setup(run.trainer, run.task, "fit")
+    for name in ("figures", "mistakes"):
+        assert f"callbacks.{name}: shows the first process' part of the validation, one of 2" in caplog.text
+
+
 def test_histograms_are_those_of_numpy():
     values = torch.randn(1_000, generator=torch.Generator().manual_seed(0))
     broken = torch.cat([values, torch.tensor([torch.nan, torch.inf])])
@@ -182,6 +192,25 @@ def test_the_epoch_that_early_stopping_makes_the_last_is_drawn(tmp_path, hook):
     for other in (run, each):
         same_bits(other.task.state_dict(), plain.task.state_dict())
         assert torch.equal(other.random, plain.random)
+
+
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_weights_are_those_that_are_trained_and_not_their_average(tmp_path, average):
+    """Also where the training ends after the epoch's end, and the average has then come in their place."""
+
+    class Kept(pl.Callback):
+        def on_train_epoch_end(self, trainer, task):
+            self.weight = task.model.layers[1].weight.detach().double().clone()
+
+    kept = Kept()
+    run = fit(
+        *(tmp_path, f"callbacks=[{average},histograms]", "callbacks.histograms.every_n_epochs=5"),
+        *("trainer.max_epochs=9", f"callbacks.{average}.start=0"),
+        more=[kept, Stop("on_train_epoch_end")],
+    )
+    (drawn,) = events(tmp_path).Histograms("weights/layers.1.weight")
+    assert drawn.histogram_value.sum == pytest.approx(kept.weight.sum().item())
+    assert run.task.model.layers[1].weight.double().sum().item() != pytest.approx(kept.weight.sum().item())
 
 
 def test_the_validation_is_what_is_drawn_and_listed(tmp_path, monkeypatch):

@@ -242,6 +242,22 @@ def test_what_a_process_ended_with(tmp_path):
     assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
 
 
+def plan(folder, first):
+    """In a process of its own: write twenty jobs into the plan of a sweep, one after the other."""
+    for number in range(first, first + 20):
+        write_plan(folder, ["-m"], folder / "train.py", [Job(number, [], folder / str(number))])
+
+
+def test_a_plan_that_two_processes_write_has_the_jobs_of_both(tmp_path):
+    both = [multiprocessing.get_context("fork").Process(target=plan, args=(tmp_path, first)) for first in (0, 20)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert [job["number"] for job in read_plan(tmp_path)["jobs"]] == list(range(40))
+
+
 def hold(folder, number, pipe):
     """In a process of its own: run a job, until told to end."""
     claims = Claims(folder)
@@ -275,6 +291,21 @@ def test_jobs_of_another_process_are_left_to_it(tmp_path, monkeypatch, caplog):
     other.join()
     assert finish(config)
     assert [job.state for job in jobs_of(tmp_path)] == ["completed", "waiting", "completed"]
+
+
+def test_a_sweep_of_hydra_s_own_launcher_is_not_begun_twice(tmp_path, command):
+    """The second terminal is refused in a line, before it begins a job."""
+    here, there = multiprocessing.Pipe()
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "s", 0, there), daemon=True)
+    other.start()
+    assert here.recv()
+    outcome = command("-m", *QUICK, "optim.lr=0.01,0.02", "hydra/launcher=basic", "output_dir=s")
+    assert outcome.code == 1
+    (line,) = outcome.text.splitlines()
+    assert line.startswith("output_dir: another process runs the sweep in s, and hydra/launcher=basic shares no jobs")
+    assert [file.name for file in (tmp_path / "s").iterdir()] == [".claims"]
+    here.send("end")
+    other.join()
 
 
 SCRIPT = """

@@ -1,22 +1,28 @@
 """Searches: spaces in Hydra's grammar, conditions, trials that are killed, pruned, without a number, shared by two processes."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from test_processes import SCRIPT, hold
 
 from iolaus.errors import UserError
-from iolaus.sweep.jobs import jobs_of
-from iolaus.sweep.search import PRUNERS, SAMPLERS, covering, distribution, made, open_storage, suggested
+from iolaus.runs import note_results, read_results
+from iolaus.sweep.jobs import Job, jobs_of
+from iolaus.sweep.launcher import Sweep
+from iolaus.sweep.search import PRUNERS, SAMPLERS, Search, covering, distribution, made, open_storage, suggested
 
 TRAIN = str(ROOT / "train.py")
 QUICK = [
@@ -140,7 +146,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
     journal = tmp_path / "search/study.journal"
     end = time.monotonic() + 120
     while time.monotonic() < end and not (
-        journal.exists() and sum(t.state.is_finished() for t in trials(journal)) >= 6
+        (tmp_path / "search/sweep.yaml").exists() and sum(t.state.is_finished() for t in trials(journal)) >= 6
     ):
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)
@@ -159,6 +165,80 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
     best = min((t for t in found if t.values), key=lambda t: t.value)
     assert best.params["optim.lr"] > 0.01
     assert "30" in text
+
+
+SEARCHED = ["kind=completed", "a=range(0,100)"]
+
+
+def search(folder: Path, number: int) -> None:
+    """A search with so many trials, each a script that is done at once."""
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "overrides": {"hydra": [], "task": []}}})
+    with Sweep(config, SimpleNamespace(config_loader=None), n_jobs=1, warm=False) as sweep:
+
+        def job(place: int, overrides: list[str], varying: list[str]) -> Job:
+            made = Job(place, list(overrides), folder / str(place), list(varying))
+            made.look()
+            sweep.jobs.append(made)
+            return made
+
+        sweep.job, sweep.script = job, folder.parent / "script.py"
+        Search(sweep, {"n_trials": number, "sampler": "random"}, "loss/val", "min").run(SEARCHED)
+
+
+def test_of_trials_that_were_left_those_of_another_process_are_left_to_it(tmp_path, monkeypatch):
+    """One is run by another, which holds its claim; one had ended before the study was told; one is gone on with."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    folder = tmp_path / "sweep"
+    search(folder, 1)
+    study = optuna.load_study(study_name="iolaus", storage=open_storage(str(folder / "study.journal")))
+    for _ in range(3):
+        trial = study.ask({"a": IntDistribution(0, 99)})
+        words = ["kind=completed", f"a={trial.params['a']}"]
+        for key, value in {"overrides": words, "varying": [], "process": [os.uname().nodename, 2**30]}.items():
+            trial.set_user_attr(key, value)
+    note_results(folder / "1", {"status": "running", "of": "another"})
+    note_results(folder / "2", {"status": "completed", "objective": {"value": 7.0}, "of": "the killed one"})
+    here, there = multiprocessing.Pipe()
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(folder, 1, there), daemon=True)
+    other.start()
+    assert here.recv()
+    search(folder, 5)
+    found = trials(folder / "study.journal")
+    assert [t.state.name for t in found] == ["COMPLETE", "RUNNING", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert found[1].user_attrs["process"] is None
+    assert read_results(folder / "1") == {"status": "running", "of": "another"}
+    assert [t.value for t in found[2:]] == [7.0, 0.5, 0.5]
+    assert read_results(folder / "2")["of"] == "the killed one"
+    assert not (folder / "earlier").exists()
+    assert [job.state for job in jobs_of(folder)] == ["completed", "running elsewhere", *["completed"] * 3]
+    here.send("end")
+    other.join()
+
+
+def test_a_trial_whose_process_was_killed_before_it_had_chosen_is_run(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    folder = tmp_path / "sweep"
+    search(folder, 1)
+    optuna.load_study(study_name="iolaus", storage=open_storage(str(folder / "study.journal"))).ask()
+    search(folder, 3)
+    found = trials(folder / "study.journal")
+    assert [(t.state.name, list(t.params)) for t in found] == [("COMPLETE", ["a"])] * 3
+
+
+def test_no_more_trials_than_asked_for_are_begun_by_two_processes(tmp_path, monkeypatch):
+    """Also where one asks between another's look at their number and its own asking."""
+    asked = Search._asked
+    monkeypatch.setattr(Search, "_asked", lambda self: [asked(self), time.sleep(0.1)][0])
+    (tmp_path / "script.py").write_text(SCRIPT)
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=search, args=(tmp_path / "sweep", 3), daemon=True) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert [t.state.name for t in trials(tmp_path / "sweep/study.journal")] == ["COMPLETE"] * 3
+    assert len(jobs_of(tmp_path / "sweep")) == 3
 
 
 @pytest.mark.slow

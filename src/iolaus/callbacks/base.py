@@ -103,9 +103,16 @@ class EpochLook(Look, ABC):
 class ValidationLook(EpochLook, ABC):
     """Hears what the metrics take in during the validation, so that nothing is computed twice, and looks at it at the epoch's end.
 
-    Of several processes that train together it hears the first one's part. Where weights are averaged (callbacks=[default,ema]) it is of
-    the averaged ones, as the validation is. A subclass implements `hear` and `forget` too.
+    Of several processes that train together it hears the first one's part, which a line tells. Where weights are averaged
+    (callbacks=[default,ema]) it is of the averaged ones, as the validation is. A subclass implements `hear` and `forget` too.
     """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.boards and trainer.world_size > 1:
+            log.info(
+                "callbacks.%s: shows the first process' part of the validation, one of %d", self.key, trainer.world_size
+            )
 
     @abstractmethod
     def hear(self, preds: Any, target: Any, more: dict[str, Any]) -> None:

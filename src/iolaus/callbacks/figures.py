@@ -24,7 +24,9 @@ class Figures(ValidationLook):
     | figures/confusion_matrix/val, roc, precision_recall, scatter | those that the run has among its metrics, drawn as the test's are |
     | pr_curve/<class> | of the class against the others, in the tab PR Curves: with counts at each threshold |
 
-    Predictions are those of the validation itself. Cost: about 3 ms a validation, and 0.8 s a look at ten classes.
+    Predictions are those of the validation itself; of several processes that train together, of the first one's part.
+
+    Cost: about 3 ms a validation, and 0.8 s a look at ten classes.
 
     Args:
         every_n_epochs: epochs between looks; the last one is looked at too.

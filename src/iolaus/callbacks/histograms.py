@@ -16,8 +16,9 @@ class Histograms(Look):
     """Histograms of each weight and of its gradient, after the last step of every n-th epoch and of the last one.
 
     Gradients are those that the step was taken with, clipped where they are: the last batch's, which are held while the validation does
-    away with them, as early stopping may then end the training. No backward pass is made for it. Of a tensor the finite values are shown;
-    where there are none it is left out, with a warning.
+    away with them, as early stopping may then end the training. No backward pass is made for it. Weights are those that are trained, also
+    where an average of them is kept (callbacks=[default,ema,histograms]). Of a tensor the finite values are shown; where there are none it
+    is left out, with a warning.
 
     | logged | is |
     | --- | --- |

@@ -26,7 +26,8 @@ class Mistakes(ValidationLook):
     | of tables | samples/mistakes: row, target, prediction, probability or error, and the inputs |
     | translation, speech | samples/mistakes: the texts with the most wrong letters for their length |
 
-    Predictions are those of the validation itself; of the samples those alone are read again that are shown.
+    Predictions are those of the validation itself; of several processes that train together, of the first one's part. Of the samples those
+    alone are read again that are shown.
 
     Cost: about 1 ms a validation, and about 0.15 s a look at images.
 

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.errors import UserError
-from iolaus.sweep.jobs import DONE, ELSEWHERE, is_left, jobs_of
+from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, is_left, jobs_of
 from iolaus.sweep.report import report_sweep
 from iolaus.terminal import RESULT
 
@@ -29,6 +29,23 @@ def finish(config: DictConfig) -> bool:
     if is_left(folder) and (is_open or not elsewhere):
         log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
     return is_open
+
+
+def hold(config: DictConfig) -> Claims:
+    """Take all of a sweep whose launcher is one of Hydra's, which shares nothing, until the claims are closed.
+
+    Raises:
+        UserError: where another process runs it.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    claims = Claims(folder)
+    if not claims.take(0):
+        claims.close()
+        raise UserError(
+            f"output_dir: another process runs the sweep in {folder}, and hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} "
+            "shares no jobs; wait for it, choose another folder, or begin it with hydra/launcher=process in each terminal"
+        )
+    return claims
 
 
 def searched(config: DictConfig, context: Any, options: dict[str, Any], words: list[str]) -> Any:

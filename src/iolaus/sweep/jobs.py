@@ -4,7 +4,8 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from iolaus.errors import UserError
+from iolaus.files import write
 from iolaus.runs import is_training, note_results, read_results
 
 PLAN = "sweep.yaml"  # what was asked for, and the jobs
@@ -21,6 +23,7 @@ EARLIER = "earlier"  # folders of failed jobs that are run again
 DONE = ("completed", "pruned")
 ELSEWHERE = "running elsewhere"  # the state of a job that another process runs
 CLAIMS = ".claims"  # a file whose byte n is locked by the process that runs job n
+TURN = ".turn"  # ending of a file that is locked while one of several processes changes the file beside it
 SWEEPS = Path("outputs/sweeps")  # where sweeps are that were given no folder
 
 typed: list[str] = []  # the command's words before anything was added to them; whoever reads the command line sets it
@@ -134,6 +137,15 @@ class Claims:
         self._file.close()
 
 
+@contextmanager
+def turn(file: Path) -> Iterator[None]:
+    """Change a file while no other process does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}{TURN}").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def write_plan(
     folder: Path, words: Sequence[str], script: Path, jobs: Sequence[Job], trials: int | None = None
 ) -> None:
@@ -146,19 +158,17 @@ def write_plan(
         jobs: that are known.
         trials: of a search, how many there will be.
     """
-    known = {entry["number"]: entry for entry in read_plan(folder).get("jobs", [])}
-    known |= {j.number: {"number": j.number, "overrides": j.overrides, "folder": j.folder.name} for j in jobs}
-    plan = {
-        "words": list(words),
-        "script": str(script),
-        "directory": os.getcwd(),
-        "trials": trials,
-        "jobs": [known[number] for number in sorted(known)],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{PLAN}.partial"
-    partial.write_text(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(partial, folder / PLAN)
+    with turn(folder / PLAN):
+        known = {entry["number"]: entry for entry in read_plan(folder).get("jobs", [])}
+        known |= {j.number: {"number": j.number, "overrides": j.overrides, "folder": j.folder.name} for j in jobs}
+        plan = {
+            "words": list(words),
+            "script": str(script),
+            "directory": os.getcwd(),
+            "trials": trials,
+            "jobs": [known[number] for number in sorted(known)],
+        }
+        write(folder / PLAN, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
 
 
 def read_plan(folder: Path) -> dict[str, Any]:

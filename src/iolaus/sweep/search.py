@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from iolaus.errors import UserError, did_you_mean
 from iolaus.runs import read_results
-from iolaus.sweep.jobs import TRIAL, Job
+from iolaus.sweep.jobs import DONE, TRIAL, Job, turn
 from iolaus.sweep.launcher import Display, Sweep
 
 log = logging.getLogger("iolaus")
@@ -78,15 +79,18 @@ class Search:
         if self.options.get("sampler") == "grid":
             self.options["n_trials"] = min(self.options["n_trials"], combinations(space))
         self._open(optuna, space, fixed)
-        waiting = [self._job(trial) for trial in self._left()]
-        trials = {job.number: job for job in waiting}
+        with self._turn():
+            for trial in self._left():
+                if "overrides" not in trial.user_attrs:  # whoever asked for it was killed at once
+                    self._choose(optuna.trial.Trial(self.study, trial._trial_id), space, fixed)
+            waiting = [self._job(trial) for trial in self._left()]
         with Display(self.sweep.jobs) as display:
             while True:
                 while self.sweep.pool.has_room and (waiting or self._asked() < self.options["n_trials"]):
-                    job = waiting.pop(0) if waiting else self._ask(optuna, space, fixed)
-                    trials[job.number] = job
-                    self.sweep.plan(self.options["n_trials"])
-                    self.sweep.start(job)
+                    job = self._take_over(optuna, waiting.pop(0)) if waiting else self._ask(optuna, space, fixed)
+                    if job is not None:
+                        self.sweep.plan(self.options["n_trials"])
+                        self.sweep.start(job)
                 if not self.sweep.running:
                     break
                 for job in self.sweep.ended():
@@ -122,26 +126,63 @@ class Search:
 
     def _left(self) -> list[Any]:
         """Trials that no living process runs."""
-        return [t for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING" and not _is_run(t)]
+        running = [t for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING"]
+        return [t for t in running if not _is_run(t, is_asked="overrides" not in t.user_attrs and self._is_far)]
 
     def _asked(self) -> int:
         return len(self.study.get_trials(deepcopy=False))
 
-    def _ask(self, optuna: Any, space: dict[str, Any], fixed: list[str]) -> Job:
-        """A new trial as a job."""
-        trial = self.study.ask()
-        if not self._seeded:
-            self.study.sampler, self._seeded = self._sampler(optuna, trial.number), True
+    def _turn(self) -> AbstractContextManager[None]:
+        """While no other process of this machine asks for a trial or takes one over; of a server's study those of one folder."""
+        file = self.storage.removeprefix("sqlite:///")
+        return turn(self.sweep.folder / JOURNAL if self._is_far or file == "memory" else Path(file))
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether the study lies at a server, where another machine may be asking just now."""
+        return "://" in self.storage.removeprefix("sqlite:///")
+
+    def _trial(self, number: int) -> Any:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _take_over(self, optuna: Any, job: Job) -> Job | None:
+        """The job of a trial that was left; None where another process runs it, or it has ended and the study is told."""
+        if not self.sweep.claim(job):
+            self._note_process(job.number, None)
+        elif not self._trial(job.number).state.is_finished():
+            if job.state not in DONE:
+                return job
+            self._tell(optuna, job)
+        return None
+
+    def _ask(self, optuna: Any, space: dict[str, Any], fixed: list[str]) -> Job | None:
+        """A new trial as a job; None where another process has asked for the last one."""
+        with self._turn():
+            if self._asked() >= self.options["n_trials"]:
+                return None
+            trial = self.study.ask()
+            if not self._seeded:
+                self.study.sampler, self._seeded = self._sampler(optuna, trial.number), True
+            self._choose(trial, space, fixed)
+            job = self._job(self._trial(trial.number))
+        if not self.sweep.claim(job):
+            raise UserError(
+                f"output_dir: another process searches in {self.sweep.folder}, with a study of its own; choose another folder"
+            )
+        return job
+
+    def _choose(self, trial: Any, space: dict[str, Any], fixed: list[str]) -> None:
+        """Choose a trial's settings, and note them in the study."""
         chosen = suggested(trial, space, fixed, self.options.get("conditions") or {})
-        varying = [f"{key}={value}" for key, value in chosen.items()]
-        trial.set_user_attr("overrides", [*fixed, *varying])
         trial.set_user_attr("varying", [f"{key}={_short(value)}" for key, value in chosen.items()])
-        return self._job(self.study.get_trials(deepcopy=False)[trial.number])
+        trial.set_user_attr("overrides", [*fixed, *(f"{key}={value}" for key, value in chosen.items())])
+
+    def _note_process(self, number: int, process: list[Any] | None) -> None:
+        self.study._storage.set_trial_user_attr(self._trial(number)._trial_id, "process", process)
 
     def _job(self, trial: Any) -> Job:
         """The job of a trial, which is this process's from now on."""
-        storage, trial_id = self.study._storage, trial._trial_id
-        storage.set_trial_user_attr(trial_id, "process", [os.uname().nodename, os.getpid()])
+        self._note_process(trial.number, [os.uname().nodename, os.getpid()])
         own = trial.user_attrs
         pruning = ["+callbacks.pruning._target_=iolaus.callbacks.pruning.Pruning"] if self._prunes() else []
         job = self.sweep.job(trial.number, [*own["overrides"], *pruning], own["varying"])
@@ -161,9 +202,8 @@ class Search:
     def _tell(self, optuna: Any, job: Job) -> None:
         """Tell the study what became of a trial; a job that was stopped is left for the next time."""
         state = optuna.trial.TrialState
-        trial_id = self.study.get_trials(deepcopy=False)[job.number]._trial_id
         if job.state == "interrupted":
-            self.study._storage.set_trial_user_attr(trial_id, "process", None)
+            self._note_process(job.number, None)
         elif job.state == "pruned":
             self.study.tell(job.number, state=state.PRUNED)
         elif job.state == "completed":
@@ -178,7 +218,7 @@ class Search:
             job.state, job.error = "failed", f"the objective is {values[0] if len(values) == 1 else values}"
             self.study.tell(job.number, state=state.FAIL)
         else:
-            self.study._storage.set_trial_user_attr(trial_id, "error", job.error)
+            self.study._storage.set_trial_user_attr(self._trial(job.number)._trial_id, "error", job.error)
             self.study.tell(job.number, state=state.FAIL)
 
 
@@ -315,11 +355,11 @@ def _optuna() -> Any:
     return optuna
 
 
-def _is_run(trial: Any) -> bool:
-    """Whether a living process runs a trial, or may: of another machine that is not known."""
+def _is_run(trial: Any, is_asked: bool) -> bool:
+    """Whether a living process runs a trial, or may: of another machine that is not known; nor whether one is just asking for it."""
     process = trial.user_attrs.get("process")
     if process is None:
-        return "overrides" not in trial.user_attrs  # it is just being asked for
+        return is_asked
     host, pid = process
     if host != os.uname().nodename:
         return True
