@@ -312,5 +312,6 @@ def quiet() -> None:
         r".*TF32 acceleration on top of oneDNN.*",
         r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # scores are summed over the processes already
         r".*callbacks used to create the checkpoint need to be provided.*",
+        r".*WeightAveraging callback with a model that overrides the configure_model.*",  # trainer=fsdp refuses it
     ):
         warnings.filterwarnings("ignore", message)
