@@ -1,6 +1,8 @@
 """Callbacks that look at a training: nothing of it is changed, what they write is there, and is what torch, NumPy and scikit-learn say."""
 
 import logging
+import pydoc
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ TAGS = {
     "samples": {},
     "throughput": {"scalars": {"throughput/samples_per_s", "throughput/steps_per_s", "memory/rss_mb"}},
     "charts": {"tensors": {"custom_scalars__config__"}},
+    "graph": {},
 }
 
 
@@ -74,6 +77,12 @@ def test_the_training_is_the_same_and_the_tags_are_there(without, tmp_path, name
     assert ("nothing to show" in caplog.text) == (name == "samples")
     if name == "embeddings":
         assert (tmp_path / "projector_config.pbtxt").exists()
+
+
+@pytest.mark.parametrize("name", [*TAGS, "curvature"])
+def test_the_cost_is_told(name):
+    target = read_yaml(CONF / "callbacks" / f"{name}.yaml")[name]["_target_"]
+    assert re.search(r"\b[Cc]osts?\b", pydoc.locate(target).__doc__)
 
 
 def test_without_tensorboard_a_line_says_that_nothing_is_done(tmp_path, caplog):
