@@ -274,7 +274,7 @@ def test_runs_that_were_not_to_train_are_no_rows(outputs, capfd):
     assert "3 runs, 3 completed" in text
     assert "note: left out: 2 that looked for a setting (stages=[lr_find])\n" in text
     assert "note: left out: 1 that looked for a setting (stages=[batch_size_find])\n" in text
-    assert "note: left out: 1 that showed what it was to do (stages=[info])\n" in text
+    assert "note: left out: 1 that showed what was to be done (stages=[info])\n" in text
     code, text = call(capfd, "outputs/1_job")
     assert code == 1
     assert text.startswith("outputs/1_job: no run was found there\nleft out: 1 that looked for a setting")
@@ -375,6 +375,8 @@ def test_orders(outputs, sort, expected):
         (["--columns", "model,losss"], "--columns losss: no run has such a metric or setting"),
         (["--top", "0"], "--top: must be at least 1; received 0"),
         (["--csv", "nowhere/a.csv"], "--csv nowhere/a.csv: cannot be written"),
+        (["--csv", ""], "--csv: . is a folder; name a file"),
+        (["--figure", "a.pdf"], "--figure: a.pdf must end in .png"),
         (["--figure", "a.png"], "--figure: no run has logged its objective"),
     ],
 )
@@ -405,7 +407,8 @@ def test_what_sorts_is_shown_on_a_narrow_terminal(outputs, capfd, monkeypatch):
 
 def test_files_for_programs_and_people(outputs, capfd):
     for number, value in enumerate([0.3, 0.1]):
-        run = made(outputs, number, [f"optim.lr={number}"], value, curve=[0.9, float("nan"), value])
+        words = [f"optim.lr={number}", f"stages=[{'test,' * number}fit]"]
+        run = made(outputs, number, words, value, curve=[0.9, float("nan"), value])
         (run / "report.md").touch()
     made(outputs, 2, ["data=diabetes"], 7.0, curve=[8.0, 7.0], data="diabetes", task="regression")
     place = outputs.parent / "pages"
@@ -414,10 +417,10 @@ def test_files_for_programs_and_people(outputs, capfd):
     assert code == 0, text
     with open("a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["data"], row["objective"], row["optim.lr"]) for row in rows] == [
-        ("diabetes", "7.0", "0.001"),
-        ("digits", "0.1", "1"),
-        ("digits", "0.3", "0"),
+    assert [(row["data"], row["objective"], row["optim.lr"], row["stages"]) for row in rows] == [
+        ("diabetes", "7.0", "0.001", "[fit, test]"),
+        ("digits", "0.1", "1", "[test,fit]"),
+        ("digits", "0.3", "0", "[fit]"),
     ]
     page = (place / "a.html").read_text()
     assert 'href="../outputs/1_job/report.md"' in page

@@ -272,6 +272,17 @@ def test_recurrent_layers_as_loops(kind, settings):
     assert "forward" not in vars(layer)
 
 
+@pytest.mark.slow
+def test_a_loop_is_traced_as_if_it_were_the_first():
+    """A batch of one size, fixed; then one of the same size, which is to be free."""
+    for free in ({0}, {0, 1}):
+        layer = nn.GRU(3, 4).eval()
+        sizes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
+        with torch.no_grad(), scanned(layer):
+            program = torch.export.export(layer, (torch.randn(6, 5, 3),), dynamic_shapes=sizes, strict=False).module()
+    assert program(torch.randn(9, 2, 3))[0].shape == (9, 2, 4)
+
+
 class Stranger:
     """An exported ONNX file and its description, and nothing else."""
 

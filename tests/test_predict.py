@@ -10,8 +10,10 @@ from test_export import call, predictions
 
 from iolaus import cli
 from iolaus.data import csv_table
-from iolaus.data.image_folder import decoded
+from iolaus.data.clips import Sounds
+from iolaus.data.image_folder import ImageFolder, decoded
 from iolaus.errors import UserError
+from iolaus.predict import _files
 
 __all__ = ["call"]
 NUM_CLASSES = 23
@@ -118,6 +120,16 @@ def test_another_file_is_tested_as_the_training_was(call, made, tmp_path, caplog
     assert record.getMessage().startswith(
         f"data.path: {tmp_path}/other.csv line 3 column 'colour': 'azure' was not seen"
     )
+
+
+def test_of_a_folder_the_files_of_known_endings(tmp_path):
+    for name in ("b.wav", "a.WAV", "transcripts.csv", ".hidden.wav"):
+        (tmp_path / name).touch()
+    assert [file.name for file in _files(tmp_path, Sounds.new_endings)] == ["a.WAV", "b.wav"]
+    assert len(_files(tmp_path, frozenset())) == 3
+    assert _files(tmp_path / "transcripts.csv", Sounds.new_endings) == [tmp_path / "transcripts.csv"]
+    with pytest.raises(UserError, match=r"holds no file to predict for  .known endings: .bmp .gif"):
+        _files(tmp_path, ImageFolder.new_endings)
 
 
 def test_an_output_that_is_a_folder(call, made, new, tmp_path):

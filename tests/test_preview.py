@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import composed, options
+from conftest import CONF, composed, options, read_yaml
 from torch import nn
 
 from iolaus.build import build
@@ -78,6 +78,8 @@ def test_info_tells_and_draws_and_trains_nothing(command):
 
 
 DRAWN = [o for o in options("model") if o not in ("llama", "resnet34", "resnet50")]
+OF_KIND = {"image": "digits", "tokens": "stdlib", "sentence": "number_words", "audio": "morse"}
+OF_KIND |= {"user_item": "interactions", "point_pair": "distances"}
 FEW = ("mlp", "cnn", "lstm", "transformer")
 
 
@@ -95,13 +97,15 @@ def test_a_look_before_the_training_does_not_change_it(command):
 @pytest.mark.parametrize("model", [pytest.param(o, marks=[] if o in FEW else [pytest.mark.slow]) for o in DRAWN])
 def test_every_model_is_drawn_and_left_as_it_was(model, tmp_path):
     torch.manual_seed(0)
-    config = composed(f"model={model}", "data=digits")
+    kind = read_yaml(CONF / "model" / f"{model}.yaml").get("_accepts_", {}).get("input_kind", ["image"])[0]
+    config = composed(f"model={model}", f"data={OF_KIND[kind]}")
     config.output_dir = str(tmp_path)
-    network = build(config).task.model.train()
-    next(network.children()).eval()
+    task = build(config).task
+    network, inputs = task.model.train(), task.example(2)[:-1]
+    next(network.children(), network).eval()
     modes = [module.training for module in network.modules()]
     state = torch.get_rng_state()
-    files = draw(network, torch.zeros(2, 1, 8, 8), tmp_path)
+    files = draw(network, inputs, tmp_path)
     assert [file.name for file in files] == ["graph.dot", *(["graph.svg"] if shutil.which("dot") else [])]
     assert [module.training for module in network.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)

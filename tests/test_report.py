@@ -193,6 +193,15 @@ def test_a_run_that_was_killed(run, monkeypatch, capfd):
     assert [source[:14] for source in page.sources] == ["data:image/png"]  # the learning curves
 
 
+def test_numbers_of_many_decimals_are_rounded(run, monkeypatch, capfd):
+    (run / "samples").mkdir()
+    (run / "samples" / "found.csv").write_text("a,b,c,d\n4477.570850650058,22682144,2026.11.24,1.2345678e-07\n")
+    code, text, page = report(run, monkeypatch, capfd)
+    assert code == 0, text
+    assert {"4477.57", "22682144", "2026.11.24", "1.23457e-07"} <= set(page.cells)
+    assert "4477.570850650058" not in page.cells
+
+
 def test_a_stranger_s_folder(run, monkeypatch, capfd, tmp_path):
     """Texts are shown as texts, and no file outside the folder is read."""
     secret = tmp_path / "secret.png"

@@ -185,6 +185,7 @@ def test_wrong_words(made, call):
         (["--port", "70000"], "--port: must be from 0 to 65535; received 70000"),
         (["--host", "nowhere.invalid"], "--host: nowhere.invalid is no address of this machine"),
         (["--most-mb", "0"], "--most-mb: must be above 0"),
+        (["--most-mb", "nan"], "--most-mb: must be above 0 and finite; received nan"),
         (["--port", "0", "--checkpoint", "frist"], "kept are: best, last"),
     ):
         code, text = call("serve", made, *words)

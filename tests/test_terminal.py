@@ -89,8 +89,9 @@ def test_the_tree_of_a_command(command):
     assert "--tree: shows the settings of one run" in refused.text
 
 
-def test_quiet_leaves_the_result(command):
-    outcome = command("-q", "data=iris", "trainer.max_epochs=1")
+@pytest.mark.parametrize("word", ["-q", "verbose=0"])
+def test_quiet_leaves_the_result(command, word):
+    outcome = command(word, "data=iris", "trainer.max_epochs=1")
     assert outcome.results["command"] == "python train.py data=iris trainer.max_epochs=1 -q"
     assert outcome.text.startswith("iris-mlp: epoch 1, the best of 1\n")
     value = outcome.results["objective"]["value"]

@@ -49,6 +49,7 @@ from iolaus.terminal import RESULT, nobody_reads, tree, write_leniently
 TASKS = {"class": "classification", "real": "regression"}
 LOGGING = ("job_logging", "hydra_logging")  # of a job, and of what starts it
 OWN_FULL_ERROR = "IOLAUS_FULL_ERROR"  # set where HYDRA_FULL_ERROR is not the user's but ours
+VERBOSITY = {"verbose=0": ["-q"], "verbose=1": [], "verbose=2": ["-v"]}  # words for options
 MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
 
 
@@ -84,6 +85,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         main: takes the settings and returns the objective; the options stand in the folder `conf` beside its file.
     """
     write_leniently()
+    sys.argv = [option for word in sys.argv for option in VERBOSITY.get(word, [word])]
     quiet = "-q" in sys.argv
     verbose = "-v" in sys.argv or (os.environ.get("HYDRA_FULL_ERROR") == "1" and OWN_FULL_ERROR not in os.environ)
     sys.path.append(os.getcwd())  # the user's own packages

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,14 +45,15 @@ def predict(
         UserError: for files that are not there or not what the run's data are made of, and an output that cannot be written.
     """
     overrides = [word for word in words if re.match(r"~?[\w.]+=?", word) and "=" in word and not Path(word).exists()]
-    files = list(_files(word for word in words if word not in overrides))
-    if not files and not texts:
+    sources = _sources(word for word in words if word not in overrides)
+    if not sources and not texts:
         raise UserError("predict: name a file, or give a text: iolaus predict RUN FILE..., or --text TEXT")
     if top is not None and top < 1:
         raise UserError(f"--top: must be at least 1; received {top}")
     if output is not None:
         check_output(output, ENDINGS)
     run = restored(folder, overrides, checkpoint, allow)
+    files = [file for source in sources for file in _files(source, run.data.new_endings)]
     _choose_columns(run.task, top, is_table=output is None or output.suffix == ".csv")
     rows = itertools.chain(
         (of_file(row, "") if files else row for text in texts for row in predicted(run.task, run.data, text)),
@@ -123,15 +124,30 @@ def _counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from tqdm(rows, "predicted", unit=" rows", delay=2, leave=False, disable=None)
 
 
-def _files(words: Iterator[str]) -> Iterator[Path]:
-    """The files, those of a folder in the order of their names."""
-    for path in map(Path, words):
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        elif path.is_file():
-            yield path
-        else:
+def _sources(words: Iterator[str]) -> list[Path]:
+    """Files and folders, which must be there."""
+    sources = [Path(word) for word in words]
+    for path in sources:
+        if not path.is_dir() and not path.is_file():
             raise UserError(f"predict: {path} does not exist  (for a text instead of a file: --text TEXT)")
+    return sources
+
+
+def _files(source: Path, endings: Collection[str]) -> list[Path]:
+    """A file; of a folder those with one of the endings, all where there are none, in the order of their names.
+
+    Raises:
+        UserError: for a folder without such a file.
+    """
+    if not source.is_dir():
+        return [source]
+    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [path for path in found if not endings or path.suffix.lower() in endings]
+    if not found:
+        raise UserError(
+            f"predict: {source} holds no file to predict for  (known endings: {' '.join(sorted(endings)) or 'all'})"
+        )
+    return found
 
 
 def predicted(task: Any, data: Any, source: Path | str) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,10 +224,15 @@ def _sample(folder: Path, file: Path, caption: str) -> Iterator[Part]:
         yield Code(text[:MOST_LETTERS] + ("\n..." if len(text) > MOST_LETTERS else ""))
     else:
         columns, *rows = list(csv.reader(text.splitlines(keepends=True))) or [[]]
-        shown = [row for row in rows[:MOST_ROWS] if len(row) == len(columns)]
+        shown = [[*map(_rounded, row)] for row in rows[:MOST_ROWS] if len(row) == len(columns)]
         yield Table(columns, shown, caption=caption)
         if len(rows) > MOST_ROWS:
             yield Words(f"{MOST_ROWS} of {len(rows):,} rows; all are in `{file.relative_to(folder)}`.")
+
+
+def _rounded(text: str) -> str:
+    """A number of many decimals with six digits; all else as it is. The file has them all."""
+    return f"{float(text):.6g}" if re.fullmatch(r"-?\d+\.\d{6,}(e[+-]?\d+)?", text) else text
 
 
 def _model(folder: Path) -> Iterator[Part]:

@@ -1,6 +1,7 @@
 """A run's predictions over HTTP, for programs and by a form in the browser."""
 
 import errno
+import math
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,8 +32,8 @@ def serve(
     """
     if missing := [package for module, package in NEEDED.items() if find_spec(module) is None]:
         raise UserError(f"serve: needs {', '.join(missing)}: pip install 'iolaus[serve]'")
-    if most_mb <= 0:
-        raise UserError(f"--most-mb: must be above 0; received {most_mb:g}")
+    if not 0 < most_mb < math.inf:
+        raise UserError(f"--most-mb: must be above 0 and finite; received {most_mb:g}")
     with _listening(host, port) as place:  # before the model is read, which takes seconds
         run = restored(folder, overrides, checkpoint, allow)
         import uvicorn

@@ -1,6 +1,8 @@
 """Callbacks that look at a training: nothing of it is changed, what they write is there, and is what torch, NumPy and scikit-learn say."""
 
 import logging
+import pydoc
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ TAGS = {
     "samples": {},
     "throughput": {"scalars": {"throughput/samples_per_s", "throughput/steps_per_s", "memory/rss_mb"}},
     "charts": {"tensors": {"custom_scalars__config__"}},
+    "graph": {},
 }
 
 
@@ -76,6 +79,12 @@ def test_the_training_is_the_same_and_the_tags_are_there(without, tmp_path, name
         assert (tmp_path / "projector_config.pbtxt").exists()
 
 
+@pytest.mark.parametrize("name", [*TAGS, "curvature"])
+def test_the_cost_is_told(name):
+    target = read_yaml(CONF / "callbacks" / f"{name}.yaml")[name]["_target_"]
+    assert re.search(r"\b[Cc]osts?\b", pydoc.locate(target).__doc__)
+
+
 def test_without_tensorboard_a_line_says_that_nothing_is_done(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "iolaus"):
         fit(tmp_path, "callbacks=[histograms,figures]", "logger=[]", "trainer.max_epochs=1")
@@ -83,14 +92,18 @@ def test_without_tensorboard_a_line_says_that_nothing_is_done(tmp_path, caplog):
     assert not list(tmp_path.glob("events*"))
 
 
-def test_what_goes_wrong_is_told_once_and_ends_nothing(without, tmp_path, caplog, monkeypatch):
-    def broken(self, trainer, task, data):
-        torch.rand(1)
+@pytest.mark.parametrize("name", ["throughput.Throughput.look", "gradient_norm.GradientNorm._norms"])
+def test_what_goes_wrong_is_told_once_and_ends_nothing(without, tmp_path, caplog, monkeypatch, name):
+    option, _, method = name.split(".")
+
+    def broken(self, *arguments):
+        if method == "look":  # which may draw random numbers
+            torch.rand(1)
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr("iolaus.callbacks.throughput.Throughput.look", broken)
-    run = fit(tmp_path, "callbacks=[throughput]")
-    assert caplog.text.count("callbacks.throughput: left out: no such thing") == 1
+    monkeypatch.setattr(f"iolaus.callbacks.{name}", broken)
+    run = fit(tmp_path, f"callbacks=[{option}]")
+    assert caplog.text.count(f"callbacks.{option}: left out: no such thing") == 1
     same_bits(run.task.state_dict(), without.task.state_dict())
     assert torch.equal(run.random, without.random)
 

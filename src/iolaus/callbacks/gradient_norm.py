@@ -1,5 +1,6 @@
 """How long the gradient is, as a whole and by layer. Pascanu and others, https://arxiv.org/abs/1211.5063."""
 
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
@@ -7,6 +8,8 @@ import torch
 
 from iolaus.callbacks.base import short_name
 from iolaus.logger.tensorboard import TensorBoard
+
+log = logging.getLogger("iolaus")
 
 MOST_KEPT = 1_000  # steps whose norms wait on the device
 
@@ -20,7 +23,7 @@ class GradientNorm(pl.Callback):
     | gradient_norm/<layer> | the same of each layer that has weights of its own, in TensorBoard |
     | gradient_norm/step | the whole gradient's norm of each measured step, in TensorBoard |
 
-    Norms stay on the device until the epoch ends: a step is not waited for.
+    Norms stay on the device until the epoch ends: a step is not waited for. Where they cannot be had, a line says so, once.
 
     Cost: two kernels a step; 1.14 times the epoch of benchmarks/callbacks.py, whose steps are small.
 
@@ -37,6 +40,7 @@ class GradientNorm(pl.Callback):
         self.every_n_steps = every_n_steps
         self._stage = "fit"
         self._last = -1  # the step that was measured last
+        self._is_told = False
         self._forget()
 
     def _forget(self) -> None:
@@ -77,7 +81,13 @@ class GradientNorm(pl.Callback):
         if step % self.every_n_steps or step == self._last:
             return
         self._last = step
-        self._rows.append(self._norms(trainer, optimizer))
+        try:
+            self._rows.append(self._norms(trainer, optimizer))
+        except RuntimeError as error:  # as of gradients of types that have no common one
+            if not self._is_told:
+                log.warning("callbacks.gradient_norm: left out: %s", " ".join(str(error).split())[:200])
+            self._is_told = True
+            return
         self._steps.append(step)
         if len(self._rows) >= MOST_KEPT:
             self._write_steps()

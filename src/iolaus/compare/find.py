@@ -159,5 +159,5 @@ def _untrained(run: Run) -> str | None:
         return "went through a few batches and kept nothing (trainer.fast_dev_run)"
     if not isinstance(stages, list) or not stages or not PREPARING.issuperset(map(str, stages)):
         return None
-    what = "showed what it was to do" if stages == ["info"] else "looked for a setting"
+    what = "showed what was to be done" if stages == ["info"] else "looked for a setting"
     return f"{what} (stages=[{','.join(map(str, stages))}])"

@@ -61,6 +61,8 @@ def compare(folders: Sequence[Path], wanted: Wanted, outputs: Outputs, earlier: 
     Raises:
         UserError: where there is nothing to compare, for a key that no run has, or a file that cannot be written.
     """
+    if outputs.figure is not None and outputs.figure.suffix != ".png":
+        raise UserError(f"--figure: {outputs.figure} must end in .png")
     runs, notes = runs_below(folders, earlier)
     found = tables(runs, wanted, Path.cwd())
     written = []
@@ -90,6 +92,8 @@ def _picture(found: Sequence[Table]) -> bytes | None:
 
 def _write(file: Path, content: bytes, option: str) -> Path:
     """Write a file that an option names."""
+    if file.is_dir():
+        raise UserError(f"{option}: {file} is a folder; name a file")
     try:
         write(file, content)
     except (OSError, UserError) as error:
@@ -261,6 +265,7 @@ def _csv(found: Sequence[Table]) -> str:
             settings = [
                 ("null" if own[key] is None else own[key]) if key in own else run.values.get(key) for key in keys
             ]
+            settings = [cell(value) if isinstance(value, list) else value for value in settings]
             others = [run.values.get(name) for name in (*extra, "objective", *names, *ends)]
             writer.writerow([table.data, table.task, table.board.monitor, *settings, *others])
     return text.getvalue()

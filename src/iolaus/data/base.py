@@ -58,6 +58,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     no_folds = ""  # why a data set is not cut into folds
     cuts_itself = False  # whether `load` cuts the splits that are not given, by `hold_out_rows`
+    new_endings: frozenset[str] = frozenset()  # of the files of a folder that are predicted for; none: all of them
     keeps_learned = False  # whether `load` goes by what `load_state_dict` brought back, if it did
 
     def __init__(

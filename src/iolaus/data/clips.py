@@ -62,6 +62,8 @@ class Sounds(DataModule, ABC):
         UserError: for an alphabet that is not single characters, each once, or of another size than vocab_size says.
     """
 
+    new_endings = frozenset({".wav"})
+
     def __init__(self, rate_hz: int, frame_s: float, characters: str | Sequence[str] | None = None, **base: Any):
         super().__init__(**base)
         self.rate_hz = rate_hz

@@ -11,7 +11,7 @@ from iolaus.augment.transforms import composed
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 IN_MEMORY_BYTES = 2**30
 
 
@@ -55,6 +55,8 @@ class ImageFolder(DataModule):
     Raises:
         UserError: for a missing folder, one without classes, an empty class, a file that is not an image.
     """
+
+    new_endings = EXTENSIONS
 
     def __init__(
         self, path: str, size: tuple[int, int] = (64, 64), channels: int = 3, in_memory: bool | None = None, **base: Any

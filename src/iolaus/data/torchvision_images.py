@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
-from iolaus.data.image_folder import new_images
+from iolaus.data.image_folder import EXTENSIONS, new_images
 from iolaus.errors import UserError, did_you_mean
 
 NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST")
@@ -27,6 +27,8 @@ class TorchvisionImages(DataModule):
     Raises:
         UserError: when the files are not there and cannot be fetched, or are damaged.
     """
+
+    new_endings = EXTENSIONS
 
     def __init__(self, name: str, root: str = "data", download: bool = True, **base: Any):
         super().__init__(**base)

@@ -28,6 +28,8 @@ def scanned(module: nn.Module) -> Iterator[None]:
         module: that is going to be traced.
     """
     layers = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
+    if layers:
+        torch.compiler.reset()  # an earlier trace's loops would be taken again, with the sizes that were fixed in them
     for layer in layers:
         layer.forward = partial(_forward, layer)
     try:
