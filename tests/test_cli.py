@@ -137,6 +137,15 @@ def test_a_command_that_is_not_there(capfd):
     assert "there is no command 'comapre'; did you mean 'compare'?" in text
 
 
+def test_what_is_not_given_is_named(capfd):
+    code, text = call(capfd, "test")
+    assert code == 2
+    assert text.endswith("required: RUN\n")
+    code, text = call(capfd)
+    assert code == 2
+    assert "name a command  (there are: test, " in text
+
+
 def test_a_run_that_only_looked_has_no_weights(run, capfd):
     shutil.rmtree(run.folder / "checkpoints")
     settings = yaml.safe_load((run.folder / "config.yaml").read_text())

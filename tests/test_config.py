@@ -8,7 +8,7 @@ import pytest
 from conftest import CONF, ROOT, composed, options, read_yaml
 
 from iolaus.check import check
-from iolaus.compose import _named_twice
+from iolaus.compose import _named_twice, _telling, slug
 from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError
 from iolaus.rules import GROUPS, in_words, within
@@ -197,6 +197,19 @@ DANGEROUS = [
     "pickle.Unpickler",
     "yaml.UnsafeLoader",
 ]
+
+
+def test_of_many_numbers_the_extremes_tell():
+    words = {"model=mlp", "model=cnn", "seed=0", "seed=5", "seed=9", "a=0.5", "a=1", "a=0.7", "a=0.9", "a=nan"}
+    assert words - _telling(words) == {"seed=5", "a=0.7"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("digits-mlp", "digits-mlp"), ("über Nacht: 40 %/a", "über-Nacht-40-a"), ("../../x", "x"), ("..", "")],
+)
+def test_a_name_stays_within_its_folder(name, folder):
+    assert slug(name) == folder
 
 
 @pytest.mark.parametrize("target", DANGEROUS)

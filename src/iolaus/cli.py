@@ -1,6 +1,7 @@
 """The `iolaus` command: what one does with a finished run."""
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -36,6 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         nobody_reads()
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        nobody_reads()
+        sys.exit(1)
 
 
 def _main(arguments: list[str] | None) -> None:
@@ -111,10 +118,14 @@ def _main(arguments: list[str] | None) -> None:
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         if command is foresee:
             command.add_argument(
-                "words", nargs="*", metavar="FILE", help="files, or folders of them; and KEY=VALUE, settings to change"
+                "words",
+                nargs="*",
+                default=[],
+                metavar="FILE",
+                help="files, or folders of them; and KEY=VALUE, settings to change",
             )
         else:
-            command.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to change")
+            command.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help="settings to change")
         command.add_argument(
             "--allow",
             action="append",
@@ -142,10 +153,11 @@ def _main(arguments: list[str] | None) -> None:
     ranking.set_defaults(words=[])
     _add_compare(commands)
     words = _with_values(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-") and words[0] not in commands.choices:
-        parser.error(
-            f"there is no command {words[0]!r}{did_you_mean(words[0], commands.choices)}  (there are: {', '.join(commands.choices)})"
-        )
+    there_are = f"  (there are: {', '.join(commands.choices)})"
+    if not words:
+        parser.error(f"name a command{there_are}")
+    if not words[0].startswith("-") and words[0] not in commands.choices:
+        parser.error(f"there is no command {words[0]!r}{did_you_mean(words[0], commands.choices)}{there_are}")
     options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

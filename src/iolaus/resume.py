@@ -100,9 +100,11 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     if results.get("status") == "completed" and (why := untrained(settings)):
         raise UserError(f"{folder}: there is nothing to go on with, {why}; start a run that does")
     if results.get("status") == "completed" and not new:
+        limits = {key: config.trainer.get(key) or 0 for key in ("max_epochs", "max_steps")}
+        raised = [f"trainer.{key}={2 * limit}" for key, limit in limits.items() if limit > 0]
         raise UserError(
-            f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise its limits: "
-            f"trainer.max_epochs={2 * int(config.trainer.max_epochs or 0)}, or callbacks.early_stopping.patience"
+            f"{folder}: the run is complete, epochs: {results.get('epochs')}; to train on, raise its limits: "
+            f"{', '.join(raised or ['trainer.max_time'])}, or callbacks.early_stopping.patience"
         )
     with open_dict(config):
         config.allow = allow
