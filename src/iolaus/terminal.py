@@ -14,7 +14,7 @@ logging.addLevelName(RESULT, "RESULT")
 
 
 class Console(logging.StreamHandler):
-    """Writes to a stream that may end before the program does, as that of `| head` does, or when a disk is full: the rest is told to nobody."""
+    """Writes to a stream that may end before the program does, as that of `| head` or on a full disk: the rest is told to nobody."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Tell of an error in writing, unless nobody reads any more."""
