@@ -240,6 +240,10 @@ def test_what_a_process_ended_with(tmp_path):
     (other.folder / "job.log").write_text("something\nmodel.x: there is no such thing\n\n")
     other.end(1)
     assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
+    stopped = Job(2, ["a=3"], tmp_path / "stopped")
+    stopped.end(130)
+    assert (stopped.state, stopped.error) == ("interrupted", "stopped before it began")
+    assert not stopped.is_resumable()
 
 
 def hold(folder, number, pipe):
