@@ -79,6 +79,7 @@ CASES = [
     ("optim.lr=0,1", "optim.lr=0,1", "optim.lr=[0,1], and a fraction 0.1"),
     ("optim.lr=choice(0,1)", "optim.lr", "several values are a sweep; add -m"),
     ("sweep=optuna", "sweep=optuna", "is several runs; add -m"),
+    ("optim=[adam,sgd]", "optim: takes one option", "-m optim=adam,sgd"),
     ("name=", "name", "must be what the run is called"),
     ("model.hidden_dims=[1,", "model.hidden_dims", "not understood"),
     # parts of other kinds of work
@@ -226,6 +227,13 @@ def test_wrong_input_is_refused_in_one_message(command, arguments, names, says):
     assert says in outcome.text
     assert len(lines) <= 8, outcome.text
     assert "Traceback" not in outcome.text
+
+
+def test_a_task_that_the_file_would_tell_is_not_asked_for(command):
+    outcome = command("data=csv", "data.path=good.csv", "data.target=label", "data.nosuch=1")
+    assert outcome.code == 1
+    assert "no argument 'nosuch'" in outcome.text
+    assert "task" not in outcome.text
 
 
 def test_a_refused_configuration_leaves_no_folder(command, tmp_path):

@@ -39,7 +39,7 @@ from iolaus.defaults import changed_by, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
-from iolaus.rules import GROUPS
+from iolaus.rules import GROUPS, LISTS
 from iolaus.runs import Job, option_text
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
@@ -476,22 +476,30 @@ def _settle_job(
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
     problems += [*_named_twice(overrides), *_with_endings(overrides)]
+    if any(": takes one option" in p for p in problems):
+        raise ConfigError(problems)  # so would what follows from a mixture
     try:
         check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
         problems += error.problems
+    if choices.get("task") == "auto" and not told:  # the file was not asked, for what else is wrong
+        problems = [p for p in problems if not p.startswith("task: nothing is chosen")] or problems
     if problems:
         raise ConfigError(problems)
     return told
 
 
 def _named_twice(overrides: list[str]) -> Iterator[str]:
-    """Options that stand twice in the list of a group, of which Hydra would make one part without a word."""
+    """Options that stand twice in the list of a group, or together where there is room for one; Hydra would merge them without a word."""
     for override in OverridesParser.create().parse_overrides(overrides):
         value = override.value()
         if override.key_or_group not in GROUPS or not isinstance(value, list):
             continue
         names = [str(name) for name in value]
+        if len(names) > 1 and override.key_or_group not in LISTS:
+            key = override.key_or_group
+            yield f"{key}: takes one option, and {key}=[{','.join(names)}] would mix them; for a run of each: -m {key}={','.join(names)}"
+            continue
         once = list(dict.fromkeys(names))
         for name in once:
             if names.count(name) > 1:
