@@ -100,11 +100,9 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     if results.get("status") == "completed" and (why := untrained(settings)):
         raise UserError(f"{folder}: there is nothing to go on with, {why}; start a run that does")
     if results.get("status") == "completed" and not new:
-        limits = {key: config.trainer.get(key) or 0 for key in ("max_epochs", "max_steps")}
-        raised = [f"trainer.{key}={2 * limit}" for key, limit in limits.items() if limit > 0]
         raise UserError(
-            f"{folder}: the run is complete, epochs: {results.get('epochs')}; to train on, raise its limits: "
-            f"{', '.join(raised or ['trainer.max_time'])}, or callbacks.early_stopping.patience"
+            f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise what ended it: "
+            f"{_raised_limit(config, results)}"
         )
     with open_dict(config):
         config.allow = allow
@@ -114,6 +112,16 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     later = changes(settings, plain(config) | {"allow": settings.get("allow")})
     all_changes = _changed(results.get("changed"), asked, later)
     return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
+
+
+def _raised_limit(config: DictConfig, results: dict[str, Any]) -> str:
+    """Twice the limit that ended a run, as a setting."""
+    for key, count in (("max_epochs", "epochs"), ("max_steps", "steps")):
+        if 0 < (limit := config.trainer.get(key) or -1) <= (results.get(count) or 0):
+            return f"trainer.{key}={2 * limit}"
+    if "early_stopping" in (config.get("callbacks") or {}):
+        return f"callbacks.early_stopping.patience={2 * config.callbacks.early_stopping.patience}"
+    return "trainer.max_epochs, max_steps or max_time"
 
 
 def _changed(before: Any, asked: list[str], later: Changes) -> Changes:
