@@ -27,6 +27,8 @@ from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
 from iolaus.terminal import nobody_reads, write_leniently
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)  # told in a line
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; the user's mistakes end with exit code 1 and one message, a reader that is gone with 141."""
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         nobody_reads()
         sys.exit(141)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in UNWRITABLE:
             raise
         print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         nobody_reads()
