@@ -352,7 +352,8 @@ def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]
         conditions: Any = {}
         with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):  # which are told below
             plain_words = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-            conditions = OmegaConf.to_container(composer(plain_words, hydra=True).hydra.sweeper.conditions)
+            found = composer(plain_words, hydra=True).hydra.sweeper.conditions
+            conditions = OmegaConf.to_container(found) if found else {}
         return list(covering(parsed, conditions))
     if any(o.key_or_group == "hydra/sweeper" and o.value() not in ("grid", "basic") for o in parsed):
         return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]

@@ -71,6 +71,8 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
     definition = find(target) if target else None
     known = signature(definition) if isinstance(definition, Definition) else None
     if known is None or target is None:
+        if last in names:
+            return f"{key}: its keys are fixed; to add one write +{override}"
         return f"{key}: there is no setting {last!r} in {'.'.join(walked)}{did_you_mean(last, names)}"
     if last in known.parameters:
         return f"{key}: the option does not set it, but {target} takes it; write +{override}"
