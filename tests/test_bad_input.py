@@ -80,6 +80,7 @@ CASES = [
     ("optim.lr=choice(0,1)", "optim.lr", "several values are a sweep; add -m"),
     ("sweep=optuna", "sweep=optuna", "is several runs; add -m"),
     ("optim=[adam,sgd]", "optim: takes one option", "-m optim=adam,sgd"),
+    ("objective={foo:1}", "objective: its keys are fixed", "write +objective={foo:1}"),
     ("name=", "name", "must be what the run is called"),
     ("model.hidden_dims=[1,", "model.hidden_dims", "not understood"),
     # parts of other kinds of work

@@ -65,14 +65,14 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
         walked.append(part)
         node = node[part]
     names = [str(n) for n in node] if OmegaConf.is_dict(node) else []
+    if last in names and OmegaConf.is_dict(node[last]):
+        return f"{key}: its keys are fixed; to add one write +{override}"
     if not walked:
         return f"{override}: there is no setting or group {last!r}{did_you_mean(last, names)}"
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
     definition = find(target) if target else None
     known = signature(definition) if isinstance(definition, Definition) else None
     if known is None or target is None:
-        if last in names:
-            return f"{key}: its keys are fixed; to add one write +{override}"
         return f"{key}: there is no setting {last!r} in {'.'.join(walked)}{did_you_mean(last, names)}"
     if last in known.parameters:
         return f"{key}: the option does not set it, but {target} takes it; write +{override}"
