@@ -476,9 +476,10 @@ def _settle_job(
         config.output_dir = "outputs"  # Hydra knows it once the job starts
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
-    problems += [*_named_twice(overrides), *_with_endings(overrides)]
-    if any(": takes one option" in p for p in problems):
-        raise ConfigError(problems)  # so would what follows from a mixture
+    if mixed := list(_mixed(overrides)):
+        raise ConfigError([*problems, *mixed])  # what would follow from a mixture is not the user's mistake
+    problems += _with_endings(overrides)
+    problems += _named_twice(overrides)
     try:
         check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
@@ -491,21 +492,26 @@ def _settle_job(
 
 
 def _named_twice(overrides: list[str]) -> Iterator[str]:
-    """Options that stand twice in the list of a group, or together where there is room for one; Hydra would merge them without a word."""
+    """Options that stand twice in the list of a group, of which Hydra would make one part without a word."""
     for override in OverridesParser.create().parse_overrides(overrides):
         value = override.value()
         if override.key_or_group not in GROUPS or not isinstance(value, list):
             continue
         names = [str(name) for name in value]
-        if len(names) > 1 and override.key_or_group not in LISTS:
-            key = override.key_or_group
-            yield f"{key}: takes one option, and {key}=[{','.join(names)}] would mix them; for a run of each: -m {key}={','.join(names)}"
-            continue
         once = list(dict.fromkeys(names))
         for name in once:
             if names.count(name) > 1:
                 key = override.key_or_group
                 yield f"{key}: {name} is named twice; name it once, as in {key}=[{','.join(once)}]"
+
+
+def _mixed(overrides: list[str]) -> Iterator[str]:
+    """Several options for a group that takes one, which Hydra would merge without a word."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key, value = override.key_or_group, override.value()
+        if key in GROUPS - LISTS and isinstance(value, list) and len(set(value)) > 1:
+            names = ",".join(str(name) for name in value)
+            yield f"{key}: takes one option, and {key}=[{names}] would mix them; for a run of each: -m {key}={names}"
 
 
 def _with_endings(overrides: list[str]) -> Iterator[str]:

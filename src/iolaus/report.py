@@ -38,9 +38,6 @@ from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
 
-# of what a run leaves, what it would write over in a folder of something else
-WRITTEN = ("results.json", "report.md", "report.html", "metrics.csv", "model.txt", "checkpoints", "figures", "samples")
-
 
 class Report:
     """Follows a run and writes what it came to, also when it failed or was interrupted.
@@ -400,6 +397,10 @@ def _profiles(run: Run, folder: Path) -> list[Path]:
     if tables:
         log.info("profile: %s", ", ".join(os.path.relpath(table) for table in tables))
     return tables
+
+
+# of what a run leaves, what it would write over in a folder of something else
+WRITTEN = ("results.json", "report.md", "report.html", "metrics.csv", "model.txt", "checkpoints", "figures", "samples")
 
 
 def claim(folder: Path, resumed: bool) -> TextIO:
