@@ -1,5 +1,7 @@
 """Wrong inputs: each ends with exit code 1 and a message of at most eight lines that names the setting."""
 
+import zipfile
+
 import pytest
 
 GOOD_ROWS = [
@@ -32,6 +34,11 @@ def files(tmp_path):
     (tmp_path / "semicolons.csv").write_text("a;label\n" + "1;yes\n2;no\n" * 20)
     table("other_columns.csv", ["1,2"], "a,b")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with zipfile.ZipFile(tmp_path / "sheet.csv", "w") as sheet:
+        sheet.writestr("xl/workbook.xml", "")
+    (tmp_path / "of_mine").mkdir()
+    (tmp_path / "of_mine" / "report.md").write_text("mine")
     (tmp_path / "a_file").write_text("")
     (tmp_path / "no_classes").mkdir()
     (tmp_path / "bad_images" / "cat").mkdir(parents=True)
@@ -67,6 +74,14 @@ CASES = [
     ("callbacks=null", "callbacks=null", "callbacks=[]"),
     ("model=null", "model", ""),
     ("data.batch_size", "data.batch_size", "KEY=VALUE"),
+    ("data = iris", "data: not understood", "without spaces around ="),
+    ("data=iris.yaml", "data=iris.yaml", "without the ending of its file: data=iris"),
+    ("optim.lr=0,1", "optim.lr=0,1", "optim.lr=[0,1], and a fraction 0.1"),
+    ("optim.lr=choice(0,1)", "optim.lr", "several values are a sweep; add -m"),
+    ("sweep=optuna", "sweep=optuna", "is several runs; add -m"),
+    ("optim=[adam,sgd]", "optim: takes one option", "-m optim=adam,sgd"),
+    ("objective={foo:1}", "objective: its keys are fixed", "write +objective={foo:1}"),
+    ("name=", "name", "must be what the run is called"),
     ("model.hidden_dims=[1,", "model.hidden_dims", "not understood"),
     # parts of other kinds of work
     (
@@ -166,6 +181,8 @@ CASES = [
     (CSV + "data.path=huge.csv", "data.path", "line 22, column 'a': 1e300 is too large"),
     ("data=csv data.path=far.csv data.target=y", "data.target", "subtract a constant"),
     (CSV + "data.path=semicolons.csv", "data.separator", "set data.separator=semicolon"),
+    (CSV + "data.path=picture.csv", "data.path", "picture.csv is no text"),
+    (CSV + "data.path=sheet.csv", "data.path", "sheet.csv is no text, by its first bytes; save the table as CSV"),
     (CSV + "data.path=good.csv data.separator=ab", "data.separator", "one character or one of tab"),
     # images
     ("data=image_folder data.path=no_classes data.size=64", "data.size", "a list of 2 whole numbers"),
@@ -180,6 +197,9 @@ CASES = [
     ("trainer=gpu", "trainer.accelerator", "trainer=cpu"),
     ("output_dir=a_file/run", "output_dir", "a_file/run"),
     ("output_dir=", "output_dir", "must name a folder"),
+    ('output_dir=a"b', "output_dir", "has quotes"),
+    ("output_dir=of_mine", "output_dir", "of_mine holds report.md of something else"),
+    ("resume=", "resume", "must name a run's folder"),
     # what only training shows
     ("optim=sgd optim.lr=1e30", "loss/train", "lower optim.lr"),
     # arguments that Iolaus sets, and code that must not run
@@ -208,6 +228,13 @@ def test_wrong_input_is_refused_in_one_message(command, arguments, names, says):
     assert says in outcome.text
     assert len(lines) <= 8, outcome.text
     assert "Traceback" not in outcome.text
+
+
+def test_a_task_that_the_file_would_tell_is_not_asked_for(command):
+    outcome = command("data=csv", "data.path=good.csv", "data.target=label", "data.nosuch=1")
+    assert outcome.code == 1
+    assert "no argument 'nosuch'" in outcome.text
+    assert "task" not in outcome.text
 
 
 def test_a_refused_configuration_leaves_no_folder(command, tmp_path):

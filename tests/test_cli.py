@@ -1,5 +1,6 @@
 """The iolaus command on finished runs, also on a stranger's."""
 
+import errno
 import shutil
 
 import pytest
@@ -135,6 +136,24 @@ def test_a_command_that_is_not_there(capfd):
     code, text = call(capfd, "comapre")
     assert code == 2
     assert "there is no command 'comapre'; did you mean 'compare'?" in text
+
+
+def test_a_folder_without_rights_is_told_in_a_line(run, capfd, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "made/train.log")
+
+    monkeypatch.setattr(cli, "resume", refused)
+    code, text = call(capfd, "resume", run.folder)
+    assert (code, text) == (1, "made/train.log: Permission denied\n")
+
+
+def test_what_is_not_given_is_named(capfd):
+    code, text = call(capfd, "test")
+    assert code == 2
+    assert text.endswith("required: RUN\n")
+    code, text = call(capfd)
+    assert code == 2
+    assert "name a command  (there are: test, " in text
 
 
 def test_a_run_that_only_looked_has_no_weights(run, capfd):

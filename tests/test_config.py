@@ -6,9 +6,10 @@ from importlib.util import find_spec
 
 import pytest
 from conftest import CONF, ROOT, composed, options, read_yaml
+from hydra._internal.utils import get_args_parser
 
 from iolaus.check import check
-from iolaus.compose import _named_twice
+from iolaus.compose import _named_twice, _telling, settle, slug
 from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError
 from iolaus.rules import GROUPS, in_words, within
@@ -218,6 +219,28 @@ DANGEROUS = [
     "pickle.Unpickler",
     "yaml.UnsafeLoader",
 ]
+
+
+def test_of_many_numbers_the_extremes_tell():
+    words = {"model=mlp", "model=cnn", "seed=0", "seed=5", "seed=9", "a=0.5", "a=1", "a=0.7", "a=0.9", "a=nan"}
+    assert words - _telling(words) == {"seed=5", "a=0.7"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("digits-mlp", "digits-mlp"), ("über Nacht: 40 %/a", "über-Nacht-40-a"), ("../../x", "x"), ("..", "")],
+)
+def test_a_name_stays_within_its_folder(name, folder):
+    assert slug(name) == folder
+
+
+def test_conditions_of_a_search_are_settings_like_others():
+    words = "sweep=optuna", "model=mlp,linear", "model.hidden_dims=[32],[64,32]"
+    condition = "hydra.sweeper.conditions={model.hidden_dims: {model: mlp}}"
+    arguments = get_args_parser().parse_args(["-m", *words, condition])
+    assert settle(arguments, CONF) == []
+    with pytest.raises(ConfigError, match=r"Linear has no argument 'hidden_dims'"):
+        settle(get_args_parser().parse_args(["-m", *words]), CONF)
 
 
 @pytest.mark.parametrize("target", DANGEROUS)

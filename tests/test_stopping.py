@@ -402,6 +402,21 @@ def test_a_complete_run_can_be_trained_on(tmp_path):
     assert results(tmp_path / "run")["overrides"][-1] == "trainer.max_epochs=9"
 
 
+def test_a_run_that_stopped_early_can_be_trained_on(tmp_path):
+    words = (*SMALL, "callbacks.early_stopping.min_delta=9")
+    assert Child(tmp_path, *words, "callbacks.early_stopping.patience=2", "output_dir=whole").wait() == 0
+    assert Child(tmp_path, *words, "callbacks.early_stopping.patience=1", "output_dir=run").wait() == 0
+    child = Child(tmp_path, "resume=run")
+    assert child.wait() == 1
+    assert "the run is complete, 2 epochs" in child.text
+    assert "callbacks.early_stopping.patience=2" in child.text
+    assert Child(tmp_path, "resume=run", "callbacks.early_stopping.patience=2").wait() == 0
+    assert results(tmp_path / "run")["epochs"] == 3
+    found = differences(tmp_path / "whole", tmp_path / "run")
+    # a count of validation batches apart, which Lightning sets to 0 in each epoch but the first after a restart
+    assert [line for line in found if ".val_batches." not in line and ".val_loop." not in line] == []
+
+
 @pytest.mark.slow
 def test_a_run_by_steps_can_be_trained_on(tmp_path):
     """Also from the last step of an epoch, where a loader that remembers its place would give an empty one."""

@@ -1,7 +1,9 @@
 """What a terminal, a log, a pipe and a machine without box characters get to see."""
 
+import errno
 import io
 import logging
+import os
 import re
 import sys
 
@@ -77,6 +79,23 @@ def test_a_reader_that_is_gone_stops_nothing(monkeypatch, capfd):
     Console(Closed()).handle(logging.makeLogRecord({"msg": "x"}))
     assert gone == [True]
     assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_is_told_in_a_line(monkeypatch, capfd):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(terminal, "nobody_reads", lambda: None)
+    Console(Full()).handle(logging.makeLogRecord({"msg": "x"}))
+    assert capfd.readouterr().err == "standard output cannot be written: No space left on device; the run goes on\n"
+
+
+def test_a_closed_stream_goes_nowhere(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    terminal.write_leniently()
+    print("x")
+    assert sys.stdout.name == os.devnull
 
 
 def test_the_tree_of_a_command(command):

@@ -140,6 +140,8 @@ def _settings(config: Node) -> Iterator[str]:
             found = find(f"{package}.x")
             if isinstance(found, Missing) and found.module is None:
                 yield f"allow: there is no package {package!r} in the working directory or among the installed ones"
+    if not str(config.get("name") or "").strip():
+        yield f"name: must be what the run is called; received {config.get('name')!r}"
     if not isinstance(config.get("objective"), dict):
         yield f"objective: has the settings objective.monitor and objective.mode; received {config.get('objective')!r}"
 

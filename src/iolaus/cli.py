@@ -1,6 +1,7 @@
 """The `iolaus` command: what one does with a finished run."""
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -26,6 +27,8 @@ from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
 from iolaus.terminal import nobody_reads, write_leniently
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)  # told in a line
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; the user's mistakes end with exit code 1 and one message, a reader that is gone with 141."""
@@ -36,6 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         nobody_reads()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        nobody_reads()
+        sys.exit(1)
 
 
 def _main(arguments: list[str] | None) -> None:
@@ -111,10 +120,14 @@ def _main(arguments: list[str] | None) -> None:
         command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
         if command is foresee:
             command.add_argument(
-                "words", nargs="*", metavar="FILE", help="files, or folders of them; and KEY=VALUE, settings to change"
+                "words",
+                nargs="*",
+                default=[],
+                metavar="FILE",
+                help="files, or folders of them; and KEY=VALUE, settings to change",
             )
         else:
-            command.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to change")
+            command.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help="settings to change")
         command.add_argument(
             "--allow",
             action="append",
@@ -142,10 +155,11 @@ def _main(arguments: list[str] | None) -> None:
     ranking.set_defaults(words=[])
     _add_compare(commands)
     words = _with_values(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-") and words[0] not in commands.choices:
-        parser.error(
-            f"there is no command {words[0]!r}{did_you_mean(words[0], commands.choices)}  (there are: {', '.join(commands.choices)})"
-        )
+    there_are = f"  (there are: {', '.join(commands.choices)})"
+    if not words:
+        parser.error(f"name a command{there_are}")
+    if not words[0].startswith("-") and words[0] not in commands.choices:
+        parser.error(f"there is no command {words[0]!r}{did_you_mean(words[0], commands.choices)}{there_are}")
     options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

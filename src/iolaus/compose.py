@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import logging
+import math
 import os
 import re
 import shutil
@@ -39,10 +40,11 @@ from iolaus.defaults import changed_by, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
-from iolaus.rules import GROUPS
+from iolaus.rules import GROUPS, LISTS
 from iolaus.runs import Job, SafeLoader, option_text
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
+from iolaus.sweep.processes import faults
 from iolaus.tables import short
 from iolaus.terminal import RESULT, nobody_reads, tree, write_leniently
 
@@ -50,12 +52,13 @@ TASKS = {"class": "classification", "real": "regression"}
 LOGGING = ("job_logging", "hydra_logging")  # of a job, and of what starts it
 OWN_FULL_ERROR = "IOLAUS_FULL_ERROR"  # set where HYDRA_FULL_ERROR is not the user's but ours
 VERBOSITY = {"verbose=0": ["-q"], "verbose=1": [], "verbose=2": ["-v"]}  # words for options
-MOST_JOBS = 64  # a larger sweep is checked on jobs that cover every value once
+FEW_JOBS = 8  # of a larger sweep not every number is checked
+MOST_JOBS = 64  # a still larger one is checked on jobs that cover every value once
 
 
 def slug(text: object) -> str:
     """A name that is safe in a path and readable: other characters become `-`; at most 80 characters."""
-    return re.sub(r"[^\w.+-]+", "-", str(text)).strip("-")[:80]
+    return re.sub(r"[^\w.+-]+", "-", str(text)).strip("-.")[:80]
 
 
 def share(part: float, whole: int | None) -> int:
@@ -121,6 +124,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         wants_tree = "--tree" in sys.argv
         sys.argv = [word for word in sys.argv if word != "--tree"]
         arguments = get_args_parser().parse_args()
+        if arguments.multirun and (arguments.cfg or arguments.info):
+            raise UserError("-m: --cfg and Hydra's --info show one run; leave out -m, and what it varies")
         if not (arguments.help or arguments.hydra_help or arguments.shell_completion):
             sys.argv += settle(arguments, conf)
             if wants_tree:
@@ -201,9 +206,11 @@ def _friendly(argv: list[str]) -> list[str]:
     place = "hydra.sweep.dir" if {"-m", "--multirun"} & set(words) else "hydra.run.dir"
     for i, word in enumerate(words):
         if word.startswith("output_dir="):
-            folder = word.removeprefix("output_dir=").strip("'\"")
+            folder = os.path.expanduser(word.removeprefix("output_dir=").strip("'\""))
             if folder in ("", "null"):
                 raise UserError("output_dir: must name a folder, as in output_dir=outputs/my_run")
+            if re.search(r"[\"'\\]|\$\{", folder):
+                raise UserError(f"output_dir: {folder} has quotes, a backslash or ${{ in its name; choose another one")
             if (Path(folder) / "config.yaml").exists():
                 raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
             if (Path(folder) / jobs.PLAN).exists() and jobs.read_plan(Path(folder)).get("words") != jobs.typed:
@@ -217,6 +224,8 @@ def _friendly(argv: list[str]) -> list[str]:
 def _begun(argv: list[str]) -> list[str]:
     """The words of the command; of `resume=SWEEP` those that the sweep was begun with, in its folder."""
     named = [word.removeprefix("resume=").strip("'\"") for word in argv[1:] if word.startswith("resume=")]
+    if "" in named:
+        raise UserError("resume: must name a run's folder, or a sweep's, as in resume=outputs/my_run")
     if not named or not (Path(named[-1]) / jobs.PLAN).exists():
         jobs.typed[:] = [word for word in argv[1:] if word not in ("-v", "-q")]
         return argv
@@ -346,7 +355,8 @@ def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]
         conditions: Any = {}
         with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):  # which are told below
             plain_words = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-            conditions = OmegaConf.to_container(composer(plain_words, hydra=True).hydra.sweeper.conditions)
+            found = composer(plain_words, hydra=True).hydra.sweeper.conditions
+            conditions = OmegaConf.to_container(found) if found else {}
         return list(covering(parsed, conditions))
     if any(o.key_or_group == "hydra/sweeper" and o.value() not in ("grid", "basic") for o in parsed):
         return [[o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]]
@@ -356,6 +366,10 @@ def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]
             _settle_job(composer, fixed, is_sweep=True)  # a wrong number of folds, perhaps
             raise ConfigError([f"{override.key_or_group}: {override.input_line.partition('=')[2]} has no value"])  # type: ignore[union-attr]
     found = list(itertools.chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    if len(found) <= FEW_JOBS:
+        return found
+    telling = _telling({word for job in found for word in job})
+    found = [job for job in found if telling.issuperset(job)]
     if len(found) <= MOST_JOBS:
         return found
     seen: set[str] = set()
@@ -365,6 +379,26 @@ def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]
             seen.update(job)
             chosen.append(job)
     return chosen
+
+
+def _telling(words: set[str]) -> set[str]:
+    """All words but those that give a setting a number between two others: what these may be it may be too.
+
+    Whole numbers and others are kept apart, and so is what is not finite.
+    """
+    kept = set()
+    numbers: dict[tuple[str, bool], dict[float, str]] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            numbers.setdefault((key, value.isdigit()), {})[number] = word
+        else:
+            kept.add(word)
+    return kept.union(*([found[min(found)], found[max(found)]] for found in numbers.values()))
 
 
 def _ambiguous(overrides: list[Override]) -> Iterator[str]:
@@ -431,7 +465,9 @@ def _settle_job(
 ) -> list[str]:
     """Compose and check one job; the overrides to add where its data file had to tell them."""
     config, problems = _compose(composer, overrides)
-    if not is_sweep:
+    if is_sweep:
+        problems += faults(**config.hydra.launcher)
+    else:
         problems += _several_runs(config, overrides)
     told = [] if problems else _told(config)
     if told:
@@ -443,11 +479,15 @@ def _settle_job(
         config.output_dir = "outputs"  # Hydra knows it once the job starts
     if any(UNREADABLE in p for p in problems):
         raise ConfigError(problems)  # what would follow from an override that is missing is not the user's mistake
-    problems += [*_named_twice(overrides), *_named_twice_in_files(choices, folders)]
+    if mixed := list(_mixed(overrides)):
+        raise ConfigError([*problems, *mixed])  # what would follow from a mixture is not the user's mistake
+    problems += [*_with_endings(overrides), *_named_twice(overrides), *_named_twice_in_files(choices, folders)]
     try:
         check(config, choices, folders, reads_data=bool(problems) or reads_data(config))
     except ConfigError as error:
         problems += error.problems
+    if choices.get("task") == "auto" and not told:  # the file was not asked, for what else is wrong
+        problems = [p for p in problems if not p.startswith("task: nothing is chosen")] or problems
     if problems:
         raise ConfigError(problems)
     return told
@@ -485,11 +525,31 @@ def _named_twice_in_files(choices: dict[str, Any], folders: list[Path]) -> Itera
                 yield f"{files[0]}: {key} is chosen twice, {values}; choose once"
 
 
+def _mixed(overrides: list[str]) -> Iterator[str]:
+    """Several options for a group that takes one, which Hydra would merge without a word."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key, value = override.key_or_group, override.value()
+        if key in GROUPS - LISTS and isinstance(value, list) and len(set(value)) > 1:
+            names = ",".join(str(name) for name in value)
+            yield f"{key}: takes one option, and {key}=[{names}] would mix them; for a run of each: -m {key}={names}"
+
+
+def _with_endings(overrides: list[str]) -> Iterator[str]:
+    """Options that are called by the names of their files, which Hydra would take, and the run be called by."""
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if group in GROUPS and option.endswith((".yaml", ".yml")):
+            yield f"{override}: an option is named without the ending of its file: {group}={option.rpartition('.')[0]}"
+
+
 def _several_runs(config: DictConfig, overrides: list[str]) -> list[str]:
     """The problem of a sweep that is asked for without -m; one of its jobs says a value for all that it varies."""
     chosen, params = _choices(config.hydra).get("sweep"), config.hydra.sweeper.get("params") or {}
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if chosen in (None, "grid") or given.issuperset(params):
+    is_job = (
+        given.issuperset(params) if params else "hydra.mode" in given
+    )  # a search's jobs are told by the latter alone
+    if chosen in (None, "grid") or is_job:
         return []
     return [f"sweep={chosen}: is several runs; add -m, as in python train.py -m sweep={chosen}"]
 
@@ -519,5 +579,5 @@ def _compose(composer: Composer, overrides: list[str]) -> tuple[DictConfig, list
             config = composer([*accepted, override], hydra=True)
             accepted.append(override)
         except errors as error:
-            problems.append(explain(error, override, functools.partial(composer, list(accepted))))
+            problems.append(explain(error, override, functools.partial(composer, list(accepted), hydra=True)))
     return config, problems

@@ -1,5 +1,6 @@
 """Hydra's refusals of an override, in the user's words and with the nearest name."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,9 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
         override: as the user wrote it.
         accepted: composes the overrides that were not refused.
     """
-    if isinstance(error, OverrideParseException):
-        return unreadable(override)
     key, _, value = override.lstrip("+~").partition("=")
+    if isinstance(error, OverrideParseException) or not key:
+        return unreadable(override)
     loader = GlobalHydra.instance().config_loader()
     missing = str(error.missing_cfg_file) if isinstance(error, MissingConfigException) else ""
     if isinstance(error, MissingConfigException) and (error.options is not None or missing.startswith(f"{key}/")):
@@ -46,6 +47,10 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
         options = [o for o in error.options if o != "auto"] or error.options
         near = did_you_mean(option, options)
         return f"{key}={value}: there is no {key} {option!r}{near}  (there are: {', '.join(options)})"
+    if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
+        point = f", and a fraction {value.replace(',', '.')}" if re.fullmatch(r"-?\d+,\d+", value) else ""
+        one = f"; one list is written {key}=[{value}]{point}" if "Ambiguous" in str(error) else ""
+        return f"{override}: several values are a sweep; add -m{one}"
     if value == "null" and key in loader.list_groups(""):
         return f"{override}: choose an option, or nothing with {key}=[] where a run can go without"
     if "Could not override" not in str(error) and "Could not delete" not in str(error):
@@ -60,6 +65,8 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
         walked.append(part)
         node = node[part]
     names = [str(n) for n in node] if OmegaConf.is_dict(node) else []
+    if last in names and OmegaConf.is_dict(node[last]):
+        return f"{key}: its keys are fixed; to add one write +{override}"
     if not walked:
         return f"{override}: there is no setting or group {last!r}{did_you_mean(last, names)}"
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
@@ -74,4 +81,4 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
 
 def unreadable(override: object) -> str:
     """Say that an override is not in Hydra's grammar."""
-    return f"{override}: {UNREADABLE}; write KEY=VALUE, and quote a value with special characters: 'KEY=\"a,b\"'"
+    return f"{override}: {UNREADABLE}; write KEY=VALUE without spaces around =, and quote a value with special characters: 'KEY=\"a,b\"'"

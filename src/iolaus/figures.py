@@ -1,6 +1,7 @@
 """Pictures of a run: learning curves, and what the test's metrics have to show."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ MOST_LABELS = 30  # classes that are named along an axis
 MOST_LETTERS = 16  # of a class name
 MOST_CURVES = 10  # classes that have a curve of their own
 DRAWN = ("confusion_matrix", "roc", "precision_recall", "scatter")  # metrics whose values are drawn, by name
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # which tells of its list of fonts
 SHOWN_MS = 6_000  # that an animation takes, unless its frames would be shown too shortly or too long
 
 

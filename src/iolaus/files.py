@@ -24,7 +24,11 @@ def write(file: Path, content: str | bytes) -> None:
     partial.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file of one's own
     with partial.open("xb") as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, file)
+    try:
+        os.replace(partial, file)
+    except OSError:  # a folder has its name, perhaps
+        partial.unlink()
+        raise
 
 
 def replace(new: Path, target: Path) -> None:

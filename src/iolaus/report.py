@@ -418,11 +418,15 @@ def _profiles(run: Run, folder: Path) -> list[Path]:
     return tables
 
 
+# of what a run leaves, what it would write over in a folder of something else
+WRITTEN = ("results.json", "report.md", "report.html", "metrics.csv", "model.txt", "checkpoints", "figures", "samples")
+
+
 def claim(folder: Path, resumed: bool) -> TextIO:
     """Make a folder this process' own, for as long as the file that is returned is open.
 
     Raises:
-        UserError: when it holds a run already, or another process trains in it.
+        UserError: when it holds a run already, or files that a run would write over, or another process trains in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = (folder / ".lock").open("w")
@@ -438,6 +442,9 @@ def claim(folder: Path, resumed: bool) -> TextIO:
         raise UserError(
             f"output_dir: {folder} holds a run already; choose another folder, or go on with it: resume={folder}"
         )
+    if not resumed and (others := [name for name in WRITTEN if (folder / name).exists()]):
+        held.close()
+        raise UserError(f"output_dir: {folder} holds {', '.join(others)} of something else; choose another folder")
     return held
 
 

@@ -101,8 +101,8 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
         raise UserError(f"{folder}: there is nothing to go on with, {why}; start a run that does")
     if results.get("status") == "completed" and not new:
         raise UserError(
-            f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise its limits: "
-            f"trainer.max_epochs={2 * int(config.trainer.max_epochs or 0)}, or callbacks.early_stopping.patience"
+            f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise what ended it: "
+            f"{_raised_limit(config, results)}"
         )
     with open_dict(config):
         config.allow = allow
@@ -112,6 +112,16 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     later = changes(settings, plain(config) | {"allow": settings.get("allow")})
     all_changes = _changed(results.get("changed"), asked, later)
     return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
+
+
+def _raised_limit(config: DictConfig, results: dict[str, Any]) -> str:
+    """Twice the limit that ended a run, as a setting."""
+    for key, count in (("max_epochs", "epochs"), ("max_steps", "steps")):
+        if 0 < (limit := config.trainer.get(key) or -1) <= (results.get(count) or 0):
+            return f"trainer.{key}={2 * limit}"
+    if "early_stopping" in (config.get("callbacks") or {}):
+        return f"callbacks.early_stopping.patience={2 * config.callbacks.early_stopping.patience}"
+    return "trainer.max_epochs, max_steps or max_time"
 
 
 def _changed(before: Any, asked: list[str], later: Changes) -> Changes:

@@ -10,6 +10,7 @@ SETTINGS = {"seed", "name", "stages", "objective", "output_dir", "allow", "init_
 }
 REQUIRED_GROUPS = {"data", "model", "loss", "optim", "task", "trainer"}
 GROUPS = REQUIRED_GROUPS | {"metrics", "scheduler", "callbacks", "logger", "augment", "init", "gradient", "study"}
+LISTS = {"callbacks", "logger", "augment", "metrics"}  # groups of which several options may be chosen
 FINDERS = ("batch_size_find", "lr_find")  # stages that look for a setting, in this order
 STAGES = ("info", *FINDERS, "fit", "test", "study")
 

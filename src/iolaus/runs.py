@@ -96,7 +96,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def _runs_inside(folder: Path) -> str:
     """Where runs lie in a folder that is none, as the end of a message: the newest of them."""
-    inside = sorted((f.parent for f in folder.glob("*/config.yaml")), key=lambda run: run.stat().st_mtime)
+    inside = sorted(
+        (f.parent for f in folder.glob("*/config.yaml") if (f.parent / "results.json").exists()),
+        key=lambda run: run.stat().st_mtime,
+    )
     what = "a sweep's jobs" if (folder / "sweep.yaml").exists() else "runs"
     return f"; {what} lie in it, as {inside[-1]}" if inside else ""
 

@@ -52,7 +52,9 @@ def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
 
 
 def table_text(title: str, columns: dict[str, dict[str, float]]) -> str:
-    """A table of metrics as text, a column for each split."""
+    """A table of metrics as text, a column for each split; the title alone where there is none."""
+    if not columns:
+        return title
     return f"{title}\n{text_table(['metric', *columns], metrics_table(columns))}"
 
 

@@ -14,14 +14,17 @@ logging.addLevelName(RESULT, "RESULT")
 
 
 class Console(logging.StreamHandler):
-    """Writes to a stream that may end before the program does, as that of `| head` does: the rest is then told to nobody."""
+    """Writes to a stream that may end before the program does, as that of `| head` or on a full disk: the rest is told to nobody."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Tell of an error in writing, unless nobody reads any more."""
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            nobody_reads()
-        else:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
             super().handleError(record)
+            return
+        if not isinstance(error, BrokenPipeError):
+            print(f"standard output cannot be written: {error.strerror}; the run goes on", file=sys.stderr)
+        nobody_reads()
 
 
 def nobody_reads() -> None:
@@ -32,7 +35,10 @@ def nobody_reads() -> None:
 
 
 def write_leniently() -> None:
-    """Write a question mark for what the encoding of standard output and errors has no character for."""
+    """Write a question mark for what the encoding of standard output and errors has no character for, and nowhere where one is closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")

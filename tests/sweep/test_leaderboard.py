@@ -151,6 +151,7 @@ def test_the_best_of_folds_is_run_again_on_all_rows(sweep):
             "data.folds=2",
             f"model={('mlp', 'cnn')[number // 2]}",
             "optim.lr=1",
+            "+callbacks.pruning._target_=iolaus.callbacks.pruning.Pruning",
         ]
         job(sweep, number, overrides, float(number))
     text = report_sweep(sweep)

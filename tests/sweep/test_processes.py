@@ -240,6 +240,10 @@ def test_what_a_process_ended_with(tmp_path):
     (other.folder / "job.log").write_text("something\nmodel.x: there is no such thing\n\n")
     other.end(1)
     assert (other.state, other.error) == ("failed", "model.x: there is no such thing")
+    stopped = Job(2, ["a=3"], tmp_path / "stopped")
+    stopped.end(130)
+    assert (stopped.state, stopped.error) == ("interrupted", "stopped before it began")
+    assert not stopped.is_resumable()
 
 
 def plan(folder, first):
@@ -361,7 +365,12 @@ def test_a_pool_tells_how_each_job_ended(tmp_path, monkeypatch):
         (["-m", "optim.lr=range(1,1)"], "optim.lr: range(1,1) has no value"),
         (
             ["-m", "optim.lr=0.1,0.2", "hydra.launcher.n_jobs=0", "hydra/launcher=process"],
-            "hydra.launcher.n_jobs: must be at least 1; received 0",
+            "hydra.launcher.n_jobs: must be a whole number, at least 1; received 0",
+        ),
+        (["-m", "optim.lr=0.1,0.2", "hydra.launcher.njobs=1", "hydra/launcher=process"], "did you mean 'n_jobs'?"),
+        (
+            ["-m", "optim.lr=0.1,0.2", "hydra/launcher=process", "--cfg", "job"],
+            "-m: --cfg and Hydra's --info show one run",
         ),
         (["resume=nowhere", "-m"], "goes with settings only"),
     ],
@@ -370,4 +379,4 @@ def test_mistakes_are_told_before_any_job(words, message, command, tmp_path):
     outcome = command(*words)
     assert outcome.code == 1
     assert message in outcome.text
-    assert not list(tmp_path.glob("outputs/sweeps/*/*/results.json"))
+    assert not (tmp_path / "outputs").exists()

@@ -106,7 +106,7 @@ class ResumePoints(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A run's folder may have moved: Lightning's callbacks remember whole paths."""
+        """A run's folder may have moved: Lightning's callbacks remember whole paths. And patience may have been raised."""
         state = checkpoint["callbacks"].get(self.state_key)
         if state is not None and trainer.state.fn == "fit":
             here = os.path.realpath(self.folder)
@@ -115,6 +115,9 @@ class ResumePoints(pl.Callback):
                 if isinstance(callback, ModelCheckpoint):
                     saved = checkpoint["callbacks"].get(callback.state_key, {})
                     callback.current_score = saved.get("current_score")
+            for stopping in trainer.early_stopping_callbacks:  # which load their patience too
+                if stopping.state_key in checkpoint["callbacks"]:
+                    checkpoint["callbacks"][stopping.state_key]["patience"] = stopping.patience
 
     # when it is saved and restored
 

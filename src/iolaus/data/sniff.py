@@ -191,6 +191,9 @@ def header(path: str, separator: str) -> list[str]:
     if (form := file_format(path)) is not None:
         raise UserError(f"data.path: {path} is no text, by its first bytes; take data={form}")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        if "\0" in file.read(1024):
+            raise UserError(f"data.path: {path} is no text, by its first bytes; save the table as CSV, in UTF-8")
+        file.seek(0)
         columns = next(csv.reader(file, delimiter=separator), [])
     if not columns:
         raise UserError(f"data.path: {path} is empty")
@@ -211,8 +214,17 @@ def file_format(path: str) -> str | None:
             found = file.read(8)
             for mark, form in FIRST_BYTES.items():
                 if found.startswith(mark) and (start == 0 or form == "hdf5"):
-                    return form
+                    return form if form != "npz" or _holds_arrays(path) else None
     return None
+
+
+def _holds_arrays(path: str) -> bool:
+    """Whether a zip file is one of numpy's, and not a spreadsheet; one that is cut off is taken for the former."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return all(name.endswith(".npy") for name in parts.namelist())
+    except zipfile.BadZipFile:
+        return True
 
 
 def needed(package: str, option: str) -> ModuleType:

@@ -21,6 +21,7 @@ TRIAL = "IOLAUS_TRIAL"  # the variable that tells a job which trial of a search 
 LOG = "job.log"  # what a job wrote to its terminal
 EARLIER = "earlier"  # folders of failed jobs that are run again
 DONE = ("completed", "pruned")
+STOPPED = (130, 138, 143)  # codes of processes that were asked to stop
 ELSEWHERE = "running elsewhere"  # the state of a job that another process runs
 CLAIMS = ".claims"  # a file whose byte n is locked by the process that runs job n
 TURN = ".turn"  # ending of a file that is locked while one of several processes changes the file beside it
@@ -69,6 +70,9 @@ class Job:
         if code < 0:
             self.error = f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
             self.state = "interrupted"
+            self._note()
+        elif code in STOPPED and self.state not in ("failed", "interrupted"):
+            self.error, self.state = "stopped before it began", "interrupted"
             self._note()
         elif self.state not in ("failed", "interrupted"):
             self.error, self.state = self.error or self._last_line() or f"exit code {code}", "failed"

@@ -21,6 +21,7 @@ from iolaus.sweep.jobs import PLAN
 # What may have become of a job, in the order in which those without a rank are listed.
 STATES = ("completed", "running", "interrupted", "pruned", "failed", "killed", "unreadable", "missing")
 PLANS = (PLAN, "multirun.yaml")  # tell a sweep's folder: the latter, of Hydra, where hydra/launcher=basic ran it
+PRUNED_BY = "callbacks.pruning._target_"  # which a search adds to its trials
 REPEATED = ("data.fold", "seed")  # settings that repeat a job: their results are averaged
 MOST_BYTES = 2**25  # of sweep.yaml
 LISTED = {
@@ -154,7 +155,7 @@ class Leaderboard:
 
     def again(self, row: Row) -> str:
         """The command that runs a job's settings again: of folds on all training rows, and alone."""
-        left_out = {"sweep", *(("data.fold", "data.folds") if "data.fold" in self.keys else ())}
+        left_out = {"sweep", PRUNED_BY, *(("data.fold", "data.folds") if "data.fold" in self.keys else ())}
         words = [o for o in row.overrides if _key(o) not in left_out and not o.startswith("hydra")]
         return " ".join([self.program, *map(shlex.quote, words)])
 

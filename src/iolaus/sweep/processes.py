@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from iolaus.errors import UserError
+from iolaus.errors import ConfigError
 from iolaus.sweep.jobs import LOG, Job
 
 log = logging.getLogger("iolaus")
@@ -128,6 +128,16 @@ class Fresh:
             process.wait()
 
 
+def faults(n_jobs: Any = None, threads: Any = None, gpus_per_job: Any = None, **_: Any) -> list[str]:
+    """What cannot be meant of the settings of a launcher; those of others are passed over."""
+    told = (("n_jobs", n_jobs, 1), ("threads", threads, 1), ("gpus_per_job", gpus_per_job, 0))
+    return [
+        f"hydra.launcher.{name}: must be a whole number, at least {least}; received {number}"
+        for name, number, least in told
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least)
+    ]
+
+
 class Pool:
     """A number of jobs at a time.
 
@@ -151,9 +161,8 @@ class Pool:
         timeout_s: float | None = None,
         devices: int = 1,
     ):
-        for name, number, least in (("n_jobs", n_jobs, 1), ("threads", threads, 1), ("gpus_per_job", gpus_per_job, 0)):
-            if number is not None and (not isinstance(number, int) or number < least):
-                raise UserError(f"hydra.launcher.{name}: must be at least {least}; received {number}")
+        if problems := faults(n_jobs, threads, gpus_per_job):
+            raise ConfigError(problems)
         processors = len(os.sched_getaffinity(0))
         gpus = visible_gpus() if gpus_per_job != 0 else []
         each = gpus_per_job or devices

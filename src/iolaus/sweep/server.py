@@ -113,6 +113,8 @@ def _run(request: dict[str, Any]) -> None:
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        code = 130
     except BaseException:
         import traceback
 
