@@ -222,7 +222,21 @@ DANGEROUS = [
 
 
 def test_of_many_numbers_the_extremes_tell():
-    words = {"model=mlp", "model=cnn", "seed=0", "seed=5", "seed=9", "a=0.5", "a=1", "a=0.7", "a=0.9", "a=nan"}
+    words = {
+        "model=mlp",
+        "model=cnn",
+        "seed=0",
+        "seed=5",
+        "seed=9",
+        "a=0.5",
+        "a=1",
+        "a=0.7",
+        "a=0.9",
+        "a=nan",
+        "b=1",
+        "b=2",
+        "b=3",
+    }
     assert words - _telling(words) == {"seed=5", "a=0.7"}
 
 

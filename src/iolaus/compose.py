@@ -52,7 +52,7 @@ TASKS = {"class": "classification", "real": "regression"}
 LOGGING = ("job_logging", "hydra_logging")  # of a job, and of what starts it
 OWN_FULL_ERROR = "IOLAUS_FULL_ERROR"  # set where HYDRA_FULL_ERROR is not the user's but ours
 VERBOSITY = {"verbose=0": ["-q"], "verbose=1": [], "verbose=2": ["-v"]}  # words for options
-FEW_JOBS = 8  # of a larger sweep not every number is checked
+FEW_JOBS = 8  # of a larger sweep not every fraction and seed is checked
 MOST_JOBS = 64  # a still larger one is checked on jobs that cover every value once
 
 
@@ -382,20 +382,20 @@ def _jobs(arguments: argparse.Namespace, composer: "Composer") -> list[list[str]
 
 
 def _telling(words: set[str]) -> set[str]:
-    """All words but those that give a setting a number between two others: what these may be it may be too.
+    """All words but those that give a setting a fraction, or a seed, between two others: what these may be it may be too.
 
-    Whole numbers and others are kept apart, and so is what is not finite.
+    Whole numbers may have to divide one another, and are all kept; so is what is not finite.
     """
     kept = set()
-    numbers: dict[tuple[str, bool], dict[float, str]] = {}
+    numbers: dict[str, dict[float, str]] = {}
     for word in words:
         key, _, value = word.partition("=")
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if math.isfinite(number):
-            numbers.setdefault((key, value.isdigit()), {})[number] = word
+        if math.isfinite(number) and (key == "seed" or not value.isdigit()):
+            numbers.setdefault(key, {})[number] = word
         else:
             kept.add(word)
     return kept.union(*([found[min(found)], found[max(found)]] for found in numbers.values()))
