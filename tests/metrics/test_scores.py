@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 from torchmetrics.regression import R2Score
 
 from iolaus.metrics import scores as module
@@ -26,6 +26,30 @@ def test_any_flushing_gives_the_same(monkeypatch, most):
     scores.reset()
     scores.add(torch.tensor(2.0), outputs[:8], targets[:8], 8)
     assert scores.compute()["loss"] == 2
+
+
+def test_probabilities_are_made_for_metrics_that_look_at_them_alone():
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(50, 4), torch.arange(50) % 4
+    asked = []
+
+    def to_metrics(output, target):
+        asked.append(len(output))
+        return output.softmax(-1), target, {}
+
+    def values(to_labels, **more):
+        metrics = {"accuracy": MulticlassAccuracy(4, average="micro"), "f1": MulticlassF1Score(4), **more}
+        scores = Scores(metrics, to_metrics, to_labels)
+        scores.add(torch.tensor(1.0), outputs, targets, len(targets))
+        return scores.compute()
+
+    by_labels = values(lambda output: output.argmax(-1))
+    assert asked == []
+    assert by_labels == values(lambda output: None)
+    assert asked == [50]
+    for more in ({"top": MulticlassAccuracy(4, top_k=2)}, {"auroc": AUROC(4)}):
+        assert values(lambda output: output.argmax(-1), **more).items() >= by_labels.items()
+    assert asked == [50, 50, 50]
 
 
 def test_a_last_batch_of_one_is_enough_for_r2():

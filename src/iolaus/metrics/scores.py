@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassStatScores
 
 from iolaus import ranks
 
@@ -28,12 +29,21 @@ class Scores(nn.Module):
     Args:
         metrics: by name.
         to_metrics: turns outputs and targets into what the metrics take.
+        to_labels: turns outputs into the likeliest classes, where they have such, or gives None: metrics that look at nothing else need no
+            probabilities.
     """
 
-    def __init__(self, metrics: dict[str, Metric], to_metrics: Callable[[Any, torch.Tensor], Measured]):
+    def __init__(
+        self,
+        metrics: dict[str, Metric],
+        to_metrics: Callable[[Any, torch.Tensor], Measured],
+        to_labels: Callable[[Any], torch.Tensor | None] = lambda output: None,
+    ):
         super().__init__()
         self.metrics = MetricCollection(dict(metrics))
         self.to_metrics = to_metrics
+        self.to_labels = to_labels
+        self._look_at_labels = all(isinstance(m, MulticlassStatScores) and m.top_k == 1 for m in metrics.values())
         self.listeners: list[Callable[[Any, Any, dict[str, Any]], None]] = []  # who gets what the metrics take in, too
         self._losses: list[torch.Tensor] = []
         self._sizes: list[torch.Tensor | int] = []
@@ -56,11 +66,17 @@ class Scores(nn.Module):
             self._losses, self._sizes = [self._joined_losses()], [self._joined_sizes()]
         for output, target in self._joined():
             floats = tree_map(lambda part: part.float() if part.is_floating_point() else part, output)
-            preds, target, more = self.to_metrics(floats, target)
+            preds, target, more = self.measured(floats, target)
             self.metrics.update(preds, target, **more)
             for listener in self.listeners:
                 listener(preds, target, more)
         self._kept, self._elements = [], 0
+
+    def measured(self, output: Any, target: torch.Tensor) -> Measured:
+        """What the metrics are updated with."""
+        if self._look_at_labels and not self.listeners and (labels := self.to_labels(output)) is not None:
+            return labels, target, {}
+        return self.to_metrics(output, target)
 
     def _joined_losses(self) -> torch.Tensor:
         return torch.cat([loss.reshape(-1) for loss in self._losses])
@@ -130,7 +146,7 @@ class Scores(nn.Module):
         self.load(states[0], device)
         for state in states[1:]:
             copies = {name: copy.deepcopy(m) for name, m in self.metrics.items(keep_base=True, copy_state=False)}
-            other = Scores(copies, self.to_metrics)
+            other = Scores(copies, self.to_metrics, self.to_labels)
             other.load(state, device)
             self._losses += other._losses
             self._sizes += other._sizes

@@ -53,7 +53,7 @@ class StackedScores:
             return
         outputs, targets = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
         for member in range(len(self.scores)):
-            preds, target, more = self.scores[member].to_metrics(outputs[member], targets[member])
+            preds, target, more = self.scores[member].measured(outputs[member], targets[member])
             for metric in self._metrics(member).values():
                 metric.update(preds, target, **metric._filter_kwargs(**more))
         self._kept, self._elements, self._flushed = [], 0, True
@@ -77,10 +77,10 @@ class StackedScores:
         """Compute all metrics of what is kept: at once those that can, and the others one by one."""
         outputs, targets = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
         if self._apart or self._at_once:
-            preds, target, _ = self.scores[0].to_metrics(outputs, targets)
+            preds, target, _ = self.scores[0].measured(outputs, targets)
             found = {name: metric.of_many(preds, target) for name, metric in self._at_once.items()}
             if self._apart:
-                self._apart.update(preds.transpose(1, 2), target)
+                self._apart.update(preds.transpose(1, 2) if preds.ndim == 3 else preds, target)
                 found |= self._apart.compute()
                 self._apart.reset()
             for member, own in enumerate(values):
@@ -88,7 +88,7 @@ class StackedScores:
         for member, own in enumerate(values):
             others = {name: m for name, m in self._metrics(member).items() if name not in own} if self._others else {}
             if others:
-                preds, target, more = self.scores[member].to_metrics(outputs[member], targets[member])
+                preds, target, more = self.scores[member].measured(outputs[member], targets[member])
             for name, metric in others.items():
                 metric.update(preds, target, **metric._filter_kwargs(**more))
                 own[name] = metric.compute()

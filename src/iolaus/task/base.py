@@ -69,9 +69,9 @@ class Task(pl.LightningModule, ABC):
         super().__init__()
         self.model = model
         self.loss = loss
-        self.train_scores = Scores(metrics["train"], self.to_metrics)
-        self.val_scores = Scores(metrics["val"], self.to_metrics)
-        self.test_scores = Scores(metrics["test"], self.to_metrics)
+        self.train_scores, self.val_scores, self.test_scores = (
+            Scores(metrics[split], self.to_metrics, self.to_labels) for split in ("train", "val", "test")
+        )
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.gradient = gradient or Reverse()
@@ -100,6 +100,10 @@ class Task(pl.LightningModule, ABC):
     def to_metrics(self, output: Any, target: torch.Tensor) -> Measured:
         """What metrics are updated with: predictions, target, and more arguments by name for those that take them."""
         return self.to_preds(output), target, {}
+
+    def to_labels(self, output: Any) -> torch.Tensor | None:
+        """The likeliest classes, without the probabilities that `to_preds` gives; None for outputs that have no such."""
+        return None
 
     def size(self, target: torch.Tensor) -> torch.Tensor | int:
         """Of how many things the loss of a batch is the mean."""

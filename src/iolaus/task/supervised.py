@@ -73,6 +73,10 @@ class Supervised(Task):
             return self.loss.log_prob(output).exp()
         return output.softmax(-1)
 
+    def to_labels(self, output: torch.Tensor) -> torch.Tensor | None:
+        are_logits = not isinstance(self.loss, nn.AdaptiveLogSoftmaxWithLoss) and not hasattr(self.loss, "linear")
+        return output.argmax(-1) if self.target_kind == "class" and are_logits else None
+
     def graph(self) -> Graph:
         if self.target_kind == "real":
             return Graph(("predictions",), "amounts in the target's own unit, one a column")
