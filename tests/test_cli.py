@@ -1,6 +1,7 @@
 """The iolaus command on finished runs, also on a stranger's."""
 
 import errno
+import re
 import shutil
 
 import pytest
@@ -130,6 +131,12 @@ def test_help_names_the_commands(capfd):
     assert "test" in text
     assert "resume" in text
     assert "curvature" in text
+
+
+def test_versions(capfd):
+    code, text = call(capfd, "--version")
+    assert code == 0
+    assert re.fullmatch(r"iolaus \d+\.\d+\.\d+, torch \d\S+, pytorch-lightning 2\.6\.6\n", text)
 
 
 def test_a_command_that_is_not_there(capfd):

@@ -20,6 +20,7 @@ from iolaus.finished import checked
 from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.run_report import report_run
+from iolaus.runs import installed
 from iolaus.serve import serve
 from iolaus.startup import import_lightning
 from iolaus.sweep.jobs import PLAN, begun_command
@@ -49,6 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="iolaus", description="What one does with a finished run of train.py.")
+    numbers = [
+        f"{package} {installed(package) or 'from a folder'}" for package in ("iolaus", "torch", "pytorch-lightning")
+    ]
+    parser.add_argument("--version", action="version", version=", ".join(numbers))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     test = commands.add_parser(
         "test",
