@@ -22,7 +22,7 @@ WARM_UP = 3  # steps taken kernel by kernel before one is recorded: libraries ch
 
 
 class GraphedStep:
-    """Takes training steps by replaying one that was recorded; the results have the bits of steps taken kernel by kernel.
+    """Takes training steps by replaying one that was recorded: the kernels are those of steps taken one by one.
 
     A smaller batch than the largest so far, such as an epoch's last one, is taken kernel by kernel, and so are the steps before the
     recording. The recording is made anew when weights, buffers or the optimizer's state lie elsewhere, or when a module's mode, what
