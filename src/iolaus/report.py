@@ -271,11 +271,11 @@ class Report:
     def _end(self, results: dict[str, Any], is_over: bool) -> None:
         """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
         if not self.config.trainer.fast_dev_run:
+            if is_over:
+                self._log_objective(results)  # before the run counts as completed: a kill while it is drawn leaves no gap
             self._write(results)
             if is_over and self.draws:
                 self._draw(results, self.run.trainer.loggers if self.run else [])
-            if is_over:
-                self._log_objective(results)
             self._write_report(results)
         self._close_services(results["status"])
         if results["status"] != "failed":
