@@ -20,7 +20,6 @@ WAYS = {
     "cuda_graphs": ["trainer.cuda_graphs=true"],
     "compile": ["trainer.compile=true"],
     "compile, cuda_graphs": ["trainer.compile=true", "trainer.cuda_graphs=true"],
-    "compile=reduce-overhead": ["trainer.compile=reduce-overhead"],
 }
 CIFAR_SHAPE = (3, 32, 32)
 CIFAR = (

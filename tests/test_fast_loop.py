@@ -138,7 +138,7 @@ def test_the_names_that_the_loop_relies_on():
         (trainer, "_logger_connector _val_check_time_interval fit_loop"),
         (trainer._logger_connector, "on_batch_start on_batch_end update_train_step_metrics"),
         (loop, "automatic_optimization batch_progress val_loop _batches_that_stepped _is_training_done restarting"),
-        (loop, "_num_ready_batches_reached update_lr_schedulers batch_idx"),
+        (loop, "_num_ready_batches_reached update_lr_schedulers batch_idx _should_check_val_fx"),
         (loop.val_loop, "_restarting"),
         (loop.automatic_optimization.optim_progress.optimizer, "step zero_grad"),
         (pl.callbacks.ModelCheckpoint(), "_every_n_train_steps _train_time_interval"),

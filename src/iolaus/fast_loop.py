@@ -213,8 +213,9 @@ class FastEpochLoop(_TrainingEpochLoop):
             if not self._is_training_done:
                 return
             self._batches_that_stepped -= 1
+        validates = self._graphed is not None and self._should_check_val_fx(data_fetcher)
         super().on_advance_end(data_fetcher)
-        if self._graphed is not None:  # a validation may have moved weights
+        if self._graphed is not None and validates:  # which may have moved weights
             self._graphed.look()
 
     def _call(self, name: str, *arguments: Any) -> Any:
