@@ -180,8 +180,7 @@ class Stack:
 
     def step(self) -> None:
         """A step of the optimizer, of each member that goes on."""
-        if not adam_step(self.optimizer):
-            self.optimizer.step()
+        self.optimizer.step()
 
     def finite(self) -> list[bool]:
         """Whether all numbers of each member are finite."""
@@ -241,41 +240,6 @@ class Stack:
 
     def _evaluated(self, weights: Tensors, own: Tensors, shared: Tensors, batch: Any) -> Any:
         return self._call.evaluation("evaluate", weights | own | shared, batch)
-
-
-@torch.no_grad()
-def adam_step(optimizer: Optimizer) -> bool:
-    """A step of fused Adam or AdamW whose groups have one tensor each, by the kernel that its own step comes to, a group at a time.
-
-    Its own step does as much in Python for each group as the kernel takes for a small one. Bits are the same. Nothing is done, and false
-    given back, by another optimizer, or where states are yet to be made.
-    """
-    groups = [group for group in optimizer.param_groups if group["params"][0].grad is not None]
-    states = [optimizer.state.get(group["params"][0]) for group in groups]
-    if not isinstance(optimizer, torch.optim.Adam) or not all(group["fused"] for group in groups) or not all(states):
-        return False
-    if groups:
-        torch._foreach_add_([state["step"] for state in states], 1)  # type: ignore[index]
-    for group, state in zip(groups, states, strict=True):
-        assert state is not None
-        kernel: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        (weights,), (beta1, beta2) = group["params"], group["betas"]
-        kernel(
-            [weights],
-            [weights.grad],
-            [state["exp_avg"]],
-            [state["exp_avg_sq"]],
-            [state["max_exp_avg_sq"]] if group["amsgrad"] else [],
-            [state["step"]],
-            lr=group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=group["amsgrad"],
-            maximize=group["maximize"],
-        )
-    return True
 
 
 class _Call(nn.Module):
