@@ -1,8 +1,9 @@
 """Several processes on one machine: a training epoch against a bare loop with DistributedDataParallel, and what messages cost.
 
 The bare loop trains the same model with the same batches, optimizer and data in memory, in the same processes, in turn with the epochs of
-Iolaus. Then the model of docs/scale.md: all-reduces of several sizes give latency and bandwidth, from which the time of a step is foretold
-for 1, 2 and 4 processes and compared with the one that is measured.
+Iolaus. Then the model of docs/scale.md for 1, 2 and 4 processes: all-reduces of the gradient's smallest and largest sizes give latency and
+bandwidth, the same steps without messages, in all processes at once, the computation; the sum is compared with the step that is measured,
+for models of several sizes.
 
     python benchmarks/distributed.py [epochs]
 """

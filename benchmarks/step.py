@@ -24,12 +24,16 @@ N = 75_000  # 60,000 of them in the training split
 MEAN, STD = 33.3, 78.6
 
 
-class TightLoop:
-    """The least that trains: batches by `index_select`, fused Adam, loss and hits summed on the device."""
+def adam(parameters):
+    return torch.optim.Adam(parameters, fused=True)
 
-    def __init__(self, model, batch_size, images, labels, bf16=False, augmentations=()):
+
+class TightLoop:
+    """The least that trains: batches by `index_select`, a fused optimizer, loss and hits summed on the device."""
+
+    def __init__(self, model, batch_size, images, labels, bf16=False, augmentations=(), optimizer=adam):
         self.model, self.batch_size, self.images, self.labels = model, batch_size, images, labels
-        self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        self.optimizer = optimizer(model.parameters())
         self.bf16 = bf16
         self.augmentations = augmentations
 
@@ -118,11 +122,11 @@ class Usual(pl.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
-def against_tight_loop(name, model, batch_size, epochs, *overrides, bf16=False, n=N):
+def against_tight_loop(name, model, batch_size, epochs, *overrides, bf16=False, n=N, optimizer=adam):
     run = built(
         f"data.batch_size={batch_size}",
         f"trainer.max_epochs={epochs + 1}",
-        "~callbacks.early_stopping",
+        "callbacks.early_stopping=null",
         *overrides,
         n=n,
     )
@@ -131,9 +135,8 @@ def against_tight_loop(name, model, batch_size, epochs, *overrides, bf16=False, 
     here = run.trainer.strategy.root_device
     if "trainer.channels_last=true" in overrides:
         model = model.to(memory_format=torch.channels_last)
-    paired = Paired(
-        TightLoop(model.to(here), batch_size, images.to(here), labels.to(here), bf16, run.data.augmentations)
-    )
+    images, labels, augmentations = images.to(here), labels.to(here), run.data.augmentations
+    paired = Paired(TightLoop(model.to(here), batch_size, images, labels, bf16, augmentations, optimizer))
     run.trainer.callbacks.insert(0, paired)
     run.trainer.fit(run.task, datamodule=run.data)
     ours, theirs = paired.ours[1:], paired.theirs[1 : len(paired.ours)]

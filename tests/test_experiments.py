@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import options
+from conftest import composed, options
+
+from iolaus.model.torchvision_model import TorchvisionModel
 
 LEAST_SQUARES = 0.15386  # mean squared error of the least-squares line
 STATED = {
@@ -40,10 +42,30 @@ COMPARED = {
 
 
 RECKONED = {"gpt2_xl"}  # by tests/test_memory.py, and trained by none
+PUBLISHED = {"cifar10"}  # elsewhere: its images are downloaded, and 200 epochs are for a GPU; see the test below
 
 
 def test_every_experiment_states_a_number():
-    assert STATED.keys() | COMPARED.keys() | RECKONED == set(options("experiment"))
+    assert STATED.keys() | COMPARED.keys() | RECKONED | PUBLISHED == set(options("experiment"))
+
+
+def test_cifar10_has_the_published_setting():
+    """11.17 million weights, as in https://github.com/uoguelph-mlrg/Cutout; the rates of 200 epochs."""
+    config = composed("experiment=cifar10")
+    own = {
+        group: {key: value for key, value in config[group].items() if not key.startswith("_")}
+        for group in ("model", "optim", "scheduler")
+    }
+    model = TorchvisionModel(**own["model"])
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    optimizer = torch.optim.SGD(model.parameters(), **own["optim"])
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, **own["scheduler"])
+    rates = []
+    for _ in range(config.trainer.max_epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert [rates[epoch] for epoch in (0, 59, 60, 120, 160, 199)] == pytest.approx([0.1, 0.1, 0.02, 0.004, 8e-4, 8e-4])
 
 
 @pytest.mark.slow

@@ -124,6 +124,33 @@ def test_a_hook_may_end_the_epoch(tmp_path):
     assert run(True) == run(False)
 
 
+class LogsAtTimes(pl.Callback):
+    """Logs in a few steps, and looks after each at what is known."""
+
+    def __init__(self):
+        self.known = []
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        if batch_idx % 4 == 2:
+            task.log("own/step", float(batch_idx), on_step=True, on_epoch=True, prog_bar=True)
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        self.known.append([dict(kept) for kept in (trainer.callback_metrics, trainer.logged_metrics)])
+
+
+def test_what_is_logged_in_some_steps_is_the_stock_loops(tmp_path):
+    def run(fast):
+        config = composed("trainer.max_epochs=2", "callbacks=[]", "logger=[]", "trainer.log_every_n_steps=3")
+        config.output_dir = str(tmp_path / str(fast))
+        config.trainer.fast_loop = fast
+        built, looks = build(config), LogsAtTimes()
+        built.trainer.callbacks.append(looks)
+        built.trainer.fit(built.task, datamodule=built.data)
+        return looks.known, built.history.rows
+
+    assert run(True) == run(False)
+
+
 def test_the_names_that_the_loop_relies_on():
     """Canaries: each fails when Lightning moves what the fast loop stands on."""
     assert pl.__version__ == "2.6.6"
@@ -136,9 +163,10 @@ def test_the_names_that_the_loop_relies_on():
     loop = trainer.fit_loop.epoch_loop
     for owner, names in (
         (trainer, "_logger_connector _val_check_time_interval fit_loop"),
-        (trainer._logger_connector, "on_batch_start on_batch_end update_train_step_metrics"),
+        (trainer._logger_connector, "_first_loop_iter on_batch_end update_train_step_metrics"),
         (loop, "automatic_optimization batch_progress val_loop _batches_that_stepped _is_training_done restarting"),
         (loop, "_num_ready_batches_reached update_lr_schedulers batch_idx _should_check_val_fx"),
+        (loop._results, "valid_items batch batch_size dataloader_idx"),
         (loop.val_loop, "_restarting"),
         (loop.automatic_optimization.optim_progress.optimizer, "step zero_grad"),
         (pl.callbacks.ModelCheckpoint(), "_every_n_train_steps _train_time_interval"),

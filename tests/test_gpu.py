@@ -53,7 +53,13 @@ CASES = {
     "validations inside": ["trainer.val_check_interval=0.3"],
     "average": ["callbacks=[ema]"],
     "regression": ["data=diabetes"],
-    "recurrent": ["data=stdlib", "model=gru", "trainer.limit_train_batches=20", "trainer.limit_val_batches=2"],
+    "recurrent": [
+        "data=stdlib",
+        "model=gru",
+        "scheduler.cycle_momentum=false",
+        "trainer.limit_train_batches=20",
+        "trainer.limit_val_batches=2",
+    ],
 }
 
 
@@ -96,7 +102,7 @@ def test_replayed_steps_are_right_to_rounding(tmp_path, overrides):
 def test_a_schedule_that_changes_other_settings_is_followed(tmp_path, caplog):
     cycle = ("scheduler=one_cycle", "optim.lr=0.01")
     plain, graphed = fit(tmp_path / "a", *cycle), fit(tmp_path / "b", "trainer.cuda_graphs=true", *cycle)
-    assert "settings of the optimizer change" in caplog.text
+    assert "betas of the optimizer changes from step to step" in caplog.text
     assert gap(graphed, plain) < 1e-3
 
 
@@ -188,9 +194,8 @@ def test_killed_and_resumed(tmp_path, overrides):
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
-@pytest.mark.parametrize("mode", ["true", "max-autotune-no-cudagraphs"])
-def test_compiled(tmp_path, mode, caplog):
-    plain, compiled = fit(tmp_path / "a"), fit(tmp_path / "b", f"trainer.compile={mode}")
+def test_compiled(tmp_path, caplog):
+    plain, compiled = fit(tmp_path / "a"), fit(tmp_path / "b", "trainer.compile=true")
     assert "the compiler failed" not in caplog.text
     assert gap(compiled, plain) < 1e-2
 

@@ -61,7 +61,8 @@ class GraphedStep:
     def look(self) -> None:
         """See whether the recording still holds: before an epoch, and after anything that may have moved or changed what is trained."""
         self._own_gradients = False
-        if self._replay is not None and self._holds_for != self._constants():
+        now = (self._constants(), settings_of(self._optimizer))
+        if self._replay is not None and (self._holds_for, self._settings) != now:
             self._replay, self._waits = None, WARM_UP
 
     def __call__(self, batch: tuple[torch.Tensor, ...]) -> Evaluation:
@@ -71,10 +72,15 @@ class GraphedStep:
             UserError: for a step that cannot be recorded.
         """
         self._write_rates()
-        if self._replay is not None and self._settings != settings_of(self._optimizer):
+        if self._replay is not None and self._settings != (now := settings_of(self._optimizer)):
+            changed = {
+                key for old, new in zip(self._settings, now, strict=True) for key in new if old.get(key) != new[key]
+            }
             log.warning(
-                "trainer.cuda_graphs: settings of the optimizer change from step to step, which a recording cannot follow (learning "
-                "rates it can): steps are taken one by one from here on"
+                "trainer.cuda_graphs: %s of the optimizer changes from step to step, which a recording cannot follow (learning rates "
+                "it can): steps are taken one by one from here on%s",
+                ", ".join(sorted(changed)),
+                "; scheduler.cycle_momentum=false leaves it" if changed <= {"betas", "momentum"} else "",
             )
             self._replay, self._waits = None, sys.maxsize
         shapes = [(part.shape, part.dtype) for part in batch]
@@ -140,7 +146,6 @@ class GraphedStep:
             [buffer.data_ptr() for buffer in self._module.buffers()],
             [module.training for module in self._module.modules()],
             [part.data_ptr() for part in state if isinstance(part, torch.Tensor)],
-            settings_of(self._optimizer),
         ]
 
     def _write_rates(self) -> None:

@@ -113,6 +113,7 @@ class FastEpochLoop(_TrainingEpochLoop):
             super().advance(data_fetcher)
             return
         trainer, progress, connector = self.trainer, self.batch_progress, self.trainer._logger_connector
+        logged = self._results  # what `self.log` has kept; while it is empty there is nothing for the connector to do
         self.val_loop._restarting = False
         batch, _, _ = next(data_fetcher)
         batch_idx = self.batch_idx + 1
@@ -120,7 +121,8 @@ class FastEpochLoop(_TrainingEpochLoop):
         if not _on_device(batch, self._device):
             batch = trainer.strategy.batch_to_device(batch)
         progress.increment_ready()
-        connector.on_batch_start(batch)
+        connector._first_loop_iter = connector._first_loop_iter is None
+        logged.batch, logged.batch_size, logged.dataloader_idx = batch, None, None
         skips_rest = self._call("on_train_batch_start", batch, batch_idx) == -1
         if skips_rest:
             progress.increment_by(0, is_last_batch=True)
@@ -135,9 +137,13 @@ class FastEpochLoop(_TrainingEpochLoop):
         if skips_rest:
             raise StopIteration
         self._call("on_train_batch_end", output, batch, batch_idx)
-        connector.on_batch_end()
+        has_logged = any(True for _ in logged.valid_items())
+        if has_logged:
+            connector.on_batch_end()
+        logged.batch = logged.batch_size = None
         progress.increment_completed()
-        connector.update_train_step_metrics()
+        if has_logged:
+            connector.update_train_step_metrics()
 
     def _step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         """Loss, gradient, optimizer."""

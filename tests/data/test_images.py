@@ -78,11 +78,17 @@ def test_mnist_stays_bytes_and_keeps_the_official_test(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("cifar10", "CIFAR10"), pytest.param("cifar100", "CIFAR100", marks=pytest.mark.slow)]
+    ("words", "name"),
+    [
+        (["data=cifar10", "model=cnn"], "CIFAR10"),
+        pytest.param(["data=cifar100", "model=cnn"], "CIFAR100", marks=pytest.mark.slow),
+        pytest.param(["experiment=cifar10", "data.batch_size=8"], "CIFAR10", marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
-def test_cifar(command, tmp_path, monkeypatch, option, name):
+def test_cifar(command, tmp_path, monkeypatch, words, name):
     write_cifar(tmp_path / "data", name, monkeypatch)
-    outcome = command(f"data={option}", "model=cnn", "trainer.max_epochs=1")
+    outcome = command(*words, "trainer.max_epochs=1")
     assert outcome.code == 0, outcome.text
     settings = (outcome.folder / "config.yaml").read_text()
     assert "class0" in settings

@@ -61,7 +61,7 @@ def shares(rows: torch.Tensor, batch_size: int, rank: int, world: int) -> Iterat
         world: how many processes there are.
     """
     for batch in rows.split(batch_size * world):
-        yield batch[rank::world] if rank < len(batch) else batch[:1]
+        yield batch if world == 1 else batch[rank::world] if rank < len(batch) else batch[:1]
 
 
 def row_dtype(n: int) -> torch.dtype:

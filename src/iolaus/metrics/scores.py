@@ -55,8 +55,15 @@ class Scores(nn.Module):
         self._losses.append(loss.detach())
         self._sizes.append(size)
         if len(self.metrics) or self.listeners:
-            self._kept.append((tree_map(torch.Tensor.detach, output), target))
-            self._elements += target.numel() + sum(part.numel() for part in tree_leaves(output))
+            elements = target.numel()
+            if isinstance(output, torch.Tensor):
+                output = output.detach()
+                elements += output.numel()
+            else:
+                output = tree_map(torch.Tensor.detach, output)
+                elements += sum(part.numel() for part in tree_leaves(output))
+            self._kept.append((output, target))
+            self.__dict__["_elements"] += elements  # past nn.Module's slow __setattr__
         if self._elements > MOST_ELEMENTS or len(self._losses) > MOST_LOSSES:
             self.flush()
 

@@ -169,7 +169,7 @@ class Task(pl.LightningModule, ABC):
         step = self.global_step
         if batch_idx == self._scored:  # an optimizer with a closure evaluates a batch several times; the first counts
             return loss
-        self._scored = batch_idx
+        self.__dict__["_scored"] = batch_idx  # past nn.Module's slow __setattr__
         size, is_spare = self.size(target), self._is_spare("train", batch_idx)
         if not is_spare:
             self.train_scores.add(self._in_all(loss), output, target, size)

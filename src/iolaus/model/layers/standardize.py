@@ -31,8 +31,10 @@ class Standardize(nn.Module):
         self.deviation.copy_(deviation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Into units of the deviation."""
-        return (x.to(self.mean.dtype) - self.mean) / self.deviation
+        """Into units of the deviation; what is new memory is written over."""
+        dtype = self.mean.dtype
+        centred = x - self.mean if x.dtype == dtype else x.to(dtype).sub_(self.mean)
+        return centred.div_(self.deviation)
 
     def inverse(self, x: torch.Tensor) -> torch.Tensor:
         """Back into the original unit."""
