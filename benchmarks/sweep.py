@@ -1,9 +1,9 @@
-"""Training of 32 learning rates as one stack against 32 single runs, and against 32 tight hand-written loops, in one warm process.
+"""Training of 32 learning rates as stacks against 32 single runs, and against 32 tight hand-written loops.
 
-A round trains all rates one by one with `train`, then as one stack with `train_together`, then by loops of fused Adam that keep nothing but
-weights; the time is that of the fits (metrics, validation, loggers, checkpoints and early stopping included), for a fixed number
-of epochs. `everything` is the time of the whole calls, composing, building, testing and reporting included, but without figures; with
-the word `whole` figures are drawn too.
+A round trains all rates one by one with `train` in this process, then as hydra/launcher=vectorized does, in a stack for each processor in
+processes forked from one that is warm, then by loops of fused Adam that keep nothing but weights; the time is that of the fits (metrics,
+validation, loggers, checkpoints and early stopping included), for a fixed number of epochs. With the word `whole` figures are drawn, and
+`everything` is the time of building, testing and reporting too.
 
 python benchmarks/sweep.py [rounds] [whole] [words of a case's name]
 """
@@ -24,7 +24,10 @@ from omegaconf import open_dict
 from iolaus.build import build
 from iolaus.report import Report
 from iolaus.runs import Job
-from iolaus.sweep.vectorized import train_together
+from iolaus.sweep.jobs import Job as SweptJob
+from iolaus.sweep.jobs import Together
+from iolaus.sweep.part import Part
+from iolaus.sweep.processes import Forked, Pool
 from iolaus.train import train
 
 N = 32
@@ -60,8 +63,17 @@ def one_by_one(settings, folder):
     return sum(r["seconds"]["fit"] for r in found), found
 
 
-def as_a_stack(settings, folder):
-    train_together(settings, [Job([], {}) for _ in settings])
+def as_stacks(settings, folder, starter):
+    pool = Pool(starter)
+    for share in range(pool.size):
+        own, place = settings[share :: pool.size], folder / f"process{share}"
+        nothing = [None] * len(own)
+        Part(own, [[] for _ in own], [{} for _ in own], nothing, "best").write(place / "jobs")
+        jobs = [SweptJob(number, [], Path(config.output_dir)) for number, config in enumerate(own)]
+        words = ["-m", "iolaus.sweep.part", str(place / "jobs"), str(ROOT / "train.py")]
+        pool.start(Together(share, [], place, members=jobs), words)
+    while pool.running:
+        pool.ended()
     found = results(folder)
     return max(r["seconds"]["fit"] for r in found), found
 
@@ -87,34 +99,37 @@ def by_loops(settings, epochs):
     return time.perf_counter() - start
 
 
-def compare(name, epochs, overrides, rounds):
-    single, stacked, loops, gaps, whole = [], [], [], [], ([], [])
+def compare(name, epochs, overrides, rounds, whole):
+    single, stacked, loops, gaps, all_of_it = [], [], [], [], ([], [])
     folder = Path(tempfile.mkdtemp(prefix="iolaus-bench-"))
-    as_a_stack(configs(folder / "warm", 1, overrides), folder / "warm")
+    starter = Forked()
+    as_stacks(configs(folder / "warm", 1, overrides), folder / "warm", starter)
     for number in range(rounds):
-        start = time.perf_counter()
         own = configs(folder / f"own{number}", epochs, overrides)
+        both = configs(folder / f"both{number}", epochs, overrides)
+        start = time.perf_counter()
         fit, left = one_by_one(own, folder / f"own{number}")
         middle = time.perf_counter()
-        both = configs(folder / f"both{number}", epochs, overrides)
-        together, right = as_a_stack(both, folder / f"both{number}")
+        together, right = as_stacks(both, folder / f"both{number}", starter)
         end = time.perf_counter()
         single.append(fit)
         stacked.append(together)
         loops.append(by_loops(configs(folder / f"loop{number}", epochs, overrides), epochs))
-        whole[0].append(middle - start)
-        whole[1].append(end - middle)
+        all_of_it[0].append(middle - start)
+        all_of_it[1].append(end - middle)
         gaps += [
             abs(a["metrics"]["last"][key] - b["metrics"]["last"][key]) / a["metrics"]["last"][key]
             for a, b in zip(left, right, strict=True)
             for key in ("loss/train", "loss/val")
         ]
+    starter.close()
     print(
-        f"{name:36s} single runs / stack {ratio(single, stacked)}   stack {sorted(stacked)[len(stacked) // 2]:.1f} s",
+        f"{name:36s} single runs / stacks {ratio(single, stacked)}   stacks {sorted(stacked)[len(stacked) // 2]:.1f} s",
         flush=True,
     )
-    print(f"{'':36s} tight loops / stack {ratio(loops, stacked)}", flush=True)
-    print(f"{'':36s} everything          {ratio(*whole)}", flush=True)
+    print(f"{'':36s} tight loops / stacks {ratio(loops, stacked)}", flush=True)
+    if whole:
+        print(f"{'':36s} everything           {ratio(*all_of_it)}", flush=True)
     print(f"{'':36s} largest gap of the last losses, relative: {max(gaps):.1e}", flush=True)
 
 
@@ -127,4 +142,4 @@ if __name__ == "__main__":
     for name, (epochs, overrides) in CASES.items():
         if not all(word in name for word in words):
             continue
-        compare(name, epochs, overrides, rounds)
+        compare(name, epochs, overrides, rounds, "whole" in sys.argv)

@@ -9,9 +9,10 @@ from conftest import CONF, ROOT, composed, options, read_yaml
 from hydra._internal.utils import get_args_parser
 
 from iolaus.check import check
-from iolaus.compose import _named_twice, _telling, settle, slug
+from iolaus.compose import _named_twice, _telling, settle
 from iolaus.data.sniff import sniff_target_kind
 from iolaus.errors import ConfigError
+from iolaus.interpolations import slug
 from iolaus.rules import GROUPS, in_words, within
 
 REAL_LOSSES = ("mse", "mae", "huber", "smooth_l1", "mean_bias", "sum_of_squares", "half_sum_of_squares", "gaussian_nll")

@@ -16,7 +16,7 @@ OPTIONS = sorted(CONF.rglob("*.yaml"))
 LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment", "init"}
 # Lower numbers may not import higher ones.
 LAYERS = {
-    **dict.fromkeys(["errors", "exhibits", "random_state", "signals", "slurm", "terminal"], 0),
+    **dict.fromkeys(["errors", "exhibits", "interpolations", "random_state", "signals", "slurm", "terminal"], 0),
     "files": 0.5,
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "ranks": 0.5,
@@ -133,6 +133,7 @@ def test_imports_go_one_way(file):
                 "supervise",
                 "resume",
                 "finished",
+                "interpolations",
                 "startup",
                 "train",
                 "memory",

@@ -33,6 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus import ranks, slurm
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
@@ -56,25 +57,7 @@ FEW_JOBS = 8  # of a larger sweep not every fraction and seed is checked
 MOST_JOBS = 64  # a still larger one is checked on jobs that cover every value once
 
 
-def slug(text: object) -> str:
-    """A name that is safe in a path and readable: other characters become `-`; at most 80 characters."""
-    return re.sub(r"[^\w.+-]+", "-", str(text)).strip("-.")[:80]
-
-
-def share(part: float, whole: int | None) -> int:
-    """A part of a whole, rounded down; at least 1."""
-    return max(int(part * (whole or 0)), 1)
-
-
-def less(whole: int | None, part: int) -> int:
-    """What is left of a whole; at least 1."""
-    return max((whole or 0) - part, 1)
-
-
 quick_yaml()
-OmegaConf.register_new_resolver("slug", slug, replace=True)
-OmegaConf.register_new_resolver("less", less, replace=True)
-OmegaConf.register_new_resolver("share", share, replace=True)
 
 
 def launch(main: Callable[[DictConfig], Any]) -> None:

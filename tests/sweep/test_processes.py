@@ -16,10 +16,11 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from iolaus.runs import note_results
+from iolaus.sweep import part
 from iolaus.sweep.finish import finish
-from iolaus.sweep.jobs import Claims, Job, jobs_of, read_plan, write_plan
-from iolaus.sweep.launcher import Sweep
-from iolaus.sweep.processes import Pool
+from iolaus.sweep.jobs import Claims, Job, Together, each, jobs_of, read_plan, write_plan
+from iolaus.sweep.launcher import Sweep, _shared_out
+from iolaus.sweep.processes import Fresh, Pool
 
 TRAIN = str(ROOT / "train.py")
 QUICK = [
@@ -230,6 +231,50 @@ def test_what_can_be_is_trained_together(tmp_path):
     assert jobs[1].value == pytest.approx(single, rel=1e-5)
 
 
+def test_a_process_of_several_jobs_ends_each(tmp_path):
+    """What was completed before a signal came stays so; the others were killed."""
+    members = [Job(number, ["a=1"], tmp_path / str(number)) for number in range(3)]
+    for job, status in zip(members, ("completed", "running", None), strict=True):
+        job.folder.mkdir()
+        if status:
+            (job.folder / "results.json").write_text(json.dumps({"status": status, "objective": {"value": 0.5}}))
+    together = Together(0, [], tmp_path / "together", members=members)
+    together.end(-9)
+    assert [job.state for job in members] == ["completed", "interrupted", "interrupted"]
+    assert [job.error for job in members] == [None, *["killed by signal 9 (out of memory?)"] * 2]
+    assert each([together, Job(5, [], tmp_path)])[:3] == members
+    assert json.loads((members[1].folder / "results.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "shares", "parts"),
+    [(5, 2, [[0, 2, 4], [1, 3]]), (3, 2, [[0, 1, 2]]), (2, 8, [[0, 1]]), (8, 3, [[0, 3, 6], [1, 4, 7], [2, 5]])],
+)
+def test_the_jobs_of_a_group_are_shared_out(jobs, shares, parts):
+    assert _shared_out(list(range(jobs)), shares) == parts
+
+
+def test_a_part_is_handed_over_as_it_is(tmp_path, monkeypatch):
+    """Settings that are not resolved yet, with functions that they call by name; nobody else can read the file, and it is gone then."""
+    config = OmegaConf.create({"a": "${slug:x y}", "rate": 1e-3, "b": "???", 5: [1, "${a}"]})
+    changes = {"rate": {"default": 0.1, "value": 1e-3}}
+    file = tmp_path / "together/0/jobs.pickle"
+    part.Part([config], [["rate=1e-3"]], [{"data": "iris"}], [changes], "all").write(file)
+    assert file.stat().st_mode & 0o077 == 0
+    given = []
+    monkeypatch.setattr("iolaus.sweep.vectorized.train_together", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    part.main(file, "/somewhere/train.py")
+    ((configs, (job,), figures),) = given
+    assert configs == [config]
+    assert OmegaConf.to_container(configs[0], resolve=True)[5] == [1, "x-y"]
+    assert (job.overrides, job.choices, job.changed(), figures) == (["rate=1e-3"], {"data": "iris"}, changes, "all")
+    assert sys.argv == ["/somewhere/train.py"]
+    assert sys.path[0] == "/somewhere"
+    assert not file.exists()
+
+
 def test_what_a_process_ended_with(tmp_path):
     job = Job(0, ["a=1"], tmp_path / "job")
     job.end(-9)
@@ -331,7 +376,8 @@ def test_a_pool_tells_how_each_job_ended(tmp_path, monkeypatch):
     """Of a script without torch: jobs that end well, are pruned, fail, are killed, take too long; each has a GPU to itself."""
     (tmp_path / "script.py").write_text(SCRIPT)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    pool = Pool(tmp_path / "script.py", gpus_per_job=1, warm=False, timeout_s=1.5)
+    starter = Fresh()
+    pool = Pool(starter, gpus_per_job=1, timeout_s=1.5)
     assert sorted(pool.slots) == ["4", "7"]
     kinds = ["completed", "pruned", "failed", "killed", "late"]
     waiting = [Job(number, [f"kind={kind}"], tmp_path / kind) for number, kind in enumerate(kinds)]
@@ -339,9 +385,9 @@ def test_a_pool_tells_how_each_job_ended(tmp_path, monkeypatch):
     while waiting or pool.running:
         while waiting and pool.has_room:
             job = waiting.pop(0)
-            pool.start(job, [*job.overrides, f'hydra.run.dir="{job.folder}"'])
+            pool.start(job, [str(tmp_path / "script.py"), *job.overrides, f'hydra.run.dir="{job.folder}"'])
         ended |= {job.overrides[0].partition("=")[2]: job for job in pool.ended()}
-    pool.close()
+    starter.close()
     assert {kind: job.state for kind, job in ended.items()} == {
         "completed": "completed",
         "pruned": "pruned",

@@ -27,7 +27,7 @@ from iolaus.resume import resume
 from iolaus.runs import Job
 from iolaus.signals import Stopped
 from iolaus.sweep import stacked_scores, together
-from iolaus.sweep.stack import RECORDED, Stack
+from iolaus.sweep.stack import RECORDED, Stack, adam_step
 from iolaus.sweep.vectorized import OPTIMIZERS, stackable, train_together
 from iolaus.train import train
 
@@ -291,6 +291,46 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     runs = [build(settings(folder / str(seed), f"seed={seed}")) for seed in (0, 1)]
     return [run.task for run in runs], next(iter(runs[0].data.train_dataloader()))
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.optim.Adam, torch.optim.AdamW, functools.partial(torch.optim.Adam, amsgrad=True, maximize=True)]
+)
+def test_a_step_of_adam_has_the_bits_of_torch_s_own(kind):
+    """Rates, decay and betas of each group; a group without a gradient stays as it is."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(3, 50), torch.randn(6, 3, 50)
+    settings = [{"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}, {"lr": 0.3, "betas": (0.5, 0.9)}]
+    ends = []
+    for step in (adam_step, lambda optimizer: bool(optimizer.step()) or True):
+        rows = [torch.nn.Parameter(row.clone()) for row in start]
+        optimizer = kind([{"params": [row], **own} for row, own in zip(rows, settings, strict=True)], fused=True)
+        for number, gradient in enumerate(gradients):
+            optimizer.param_groups[0]["lr"] *= 0.9
+            for row, own in zip(rows, gradient, strict=True):
+                row.grad = own.clone()
+            if number > 3:
+                rows[1].grad = None
+            if not step(optimizer):
+                assert number == 0  # its states are made by torch
+                optimizer.step()
+        ends.append((rows, list(optimizer.state.values())))
+    for one, other in zip(ends[0][0], ends[1][0], strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(ends[0][1], ends[1][1], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, functools.partial(torch.optim.Adam, fused=False)])
+def test_other_optimizers_take_their_own_steps(optimizer):
+    row = torch.nn.Parameter(torch.ones(3))
+    row.grad = torch.ones(3)
+    made = optimizer([row], lr=0.1)
+    made.step()
+    before = row.detach().clone()
+    assert not adam_step(made)
+    assert torch.equal(row, before)
 
 
 @pytest.mark.parametrize("target", sorted(OPTIMIZERS))

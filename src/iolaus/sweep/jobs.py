@@ -113,6 +113,28 @@ class Job:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+@dataclass
+class Together(Job):
+    """Jobs that one process trains as a stack; to a pool it is a job, whose folder has the process' log."""
+
+    members: list[Job] = field(default_factory=list)
+
+    def end(self, code: int) -> None:
+        """Have each take over what the process ended with; those that were done before it was are."""
+        for job in self.members:
+            job.look()
+            if job.state not in DONE:
+                job.end(code)
+
+    def _last_line(self) -> str:
+        return ""
+
+
+def each(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, those that are trained together one by one."""
+    return [one for job in jobs for one in (job.members if isinstance(job, Together) else [job])]
+
+
 class Claims:
     """Which jobs this process runs, where several go through the same sweep; what it has taken is free again when it ends.
 

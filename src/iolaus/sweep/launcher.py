@@ -5,10 +5,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -18,14 +17,16 @@ from iolaus.defaults import changed_by, several
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
-from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, Job, typed, write_plan
-from iolaus.sweep.processes import Pool
-from iolaus.terminal import Console, has_boxes, is_live
+from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, Job, Together, each, typed, write_plan
+from iolaus.sweep.part import Part
+from iolaus.sweep.processes import Forked, Fresh, Pool, Starter
+from iolaus.terminal import has_boxes, is_live
 
 log = logging.getLogger("iolaus")
 
 OWN = ("hydra.sweep", "hydra.run", "hydra.launcher", "hydra.mode", "hydra/launcher", "hydra/sweeper")
 FLAGS = {"--config-name": 1, "-cn": 1, "--config-dir": 1, "-cd": 1, "--config-path": 1, "-cp": 1}
+TOGETHER, PART = "together", "jobs.pickle"  # what processes of several jobs have: their folder, and what they are given
 DRAWN_S = 0.5  # between two drawings of the table
 
 
@@ -35,10 +36,11 @@ class Sweep:
     Args:
         config: Hydra's, of the sweep.
         context: Hydra's, which composes the jobs' settings.
+        warm: whether jobs' processes are forked from one that has imported everything, or begin anew.
         options: of the pool; see iolaus.sweep.processes.Pool.
     """
 
-    def __init__(self, config: DictConfig, context: Any, **options: Any):
+    def __init__(self, config: DictConfig, context: Any, warm: bool = True, **options: Any):
         self.config = config
         self.folder = Path(config.hydra.sweep.dir).absolute()
         self.script = Path(sys.argv[0]).absolute()
@@ -46,6 +48,7 @@ class Sweep:
         self._composed: dict[int, DictConfig] = {}  # by the job's number
         self.config_loader = context.config_loader
         self._options = options
+        self._starter: Starter = Forked() if warm else Fresh()  # which imports while jobs are composed
         self._pool: Pool | None = None
         self._claims: Claims | None = None
         self._flags = list(_flags(sys.argv[1:]))
@@ -57,11 +60,10 @@ class Sweep:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            if error is not None:
-                log.warning("stopping %d jobs, each with a resume point", len(self._pool.running))
-                self._pool.stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
-            self._pool.close()
+        if self._pool is not None and error is not None:
+            log.warning("stopping %d jobs, each with a resume point", len(self.running))
+            self._pool.stop(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+        self._starter.close()
         if self._claims is not None:
             self._claims.close()
 
@@ -109,6 +111,31 @@ class Sweep:
         config = self._composed[job.number]
         return changed_by(config.hydra, config)
 
+    def together(
+        self,
+        jobs: Sequence[Job],
+        settings: Sequence[tuple[DictConfig, dict[str, Any]]],
+        figures: Literal["best", "all"],
+    ) -> Together:
+        """Jobs as one process trains them, from new folders.
+
+        Args:
+            jobs: that differ in numbers alone.
+            settings: of each, as the method of this name gives them.
+            figures: of which they are drawn.
+        """
+        for job in jobs:
+            job.make_room()
+        part = Together(jobs[0].number, [], self.folder / TOGETHER / str(jobs[0].number), members=list(jobs))
+        Part(
+            configs=[config for config, _ in settings],
+            overrides=[job.overrides for job in jobs],
+            choices=[chosen for _, chosen in settings],
+            changes=[self.changed(job)() for job in jobs],
+            figures=figures,
+        ).write(part.folder / PART)
+        return part
+
     def plan(self, trials: int | None = None) -> None:
         """Write what the sweep is made of; of a search also how many trials there will be."""
         write_plan(self.folder, typed, self.script, self.jobs, trials)
@@ -123,7 +150,7 @@ class Sweep:
             while waiting or self.running:
                 while waiting and self.pool.has_room:
                     job = waiting.pop(0)
-                    if self.claim(job):
+                    if isinstance(job, Together) or self.claim(job):
                         self.start(job)
                     else:
                         yield job
@@ -142,34 +169,39 @@ class Sweep:
 
     @property
     def pool(self) -> Pool:
-        """The processes; they are started when the first is needed."""
+        """The processes."""
         if self._pool is None:
             asked = [config.trainer.devices for config in self._composed.values() if "trainer" in config]
             devices = max((number for number in asked if isinstance(number, int)), default=1)
-            self._pool = Pool(self.script, devices=devices, **self._options)
+            self._pool = Pool(self._starter, devices=devices, **self._options)
         return self._pool
 
     @property
     def running(self) -> list[Job]:
         """The jobs that are being run."""
-        return self._pool.running if self._pool is not None else []
+        return each(self._pool.running) if self._pool is not None else []
 
     def start(self, job: Job) -> None:
         """Start a job, or let it go on."""
+        if isinstance(job, Together):
+            self.pool.start(job, ["-m", "iolaus.sweep.part", str(job.folder / PART), str(self.script)])
+            for member in job.members:
+                member.state = "running"
+            return
         if job.state == ELSEWHERE:
             job.state, job.error = "failed", "another process is training in its folder"
             return
         if job.is_resumable():
             allowed = [word for word in self.config.hydra.overrides.task if word.startswith("allow=")]
-            self.pool.start(job, [f"resume={job.folder}", *allowed])
+            self.pool.start(job, [str(self.script), f"resume={job.folder}", *allowed])
             return
         job.make_room()
         place = [f'hydra.run.dir="{job.folder}"', "hydra.mode=RUN", f"hydra.job.num={job.number}"]
-        self.pool.start(job, [*self._flags, *self._hydra, *job.overrides, *place])
+        self.pool.start(job, [str(self.script), *self._flags, *self._hydra, *job.overrides, *place])
 
     def ended(self) -> list[Job]:
         """Jobs that have ended meanwhile; waits a moment for one."""
-        return self.pool.ended() if self._pool is not None else []
+        return each(self._pool.ended()) if self._pool is not None else []
 
 
 def launch(
@@ -193,9 +225,8 @@ def _returned(job: Job) -> JobReturn:
 def launch_together(
     config: DictConfig, context: Any, batch: Sequence[Sequence[str]], first: int, options: dict[str, Any]
 ) -> list:
-    """As `launch`, where jobs that differ in numbers alone are trained together, in this process, before the others."""
-    from iolaus.runs import Job as Asked
-    from iolaus.sweep.vectorized import stackable, train_together
+    """As `launch`, where jobs that differ in numbers alone are trained together, in a process for each processor or GPU."""
+    from iolaus.sweep.vectorized import stackable
 
     options = dict(options)
     if (figures := options.pop("figures", "best")) not in ("best", "all"):
@@ -203,41 +234,25 @@ def launch_together(
     with Sweep(config, context, **options) as sweep:
         jobs = sweep.batch(batch, first)
         fresh = [job for job in jobs if job.state in ("waiting", "failed") and sweep.claim(job)]
-        configs = [sweep.settings(job) for job in fresh]
-        groups, reasons = stackable([OmegaConf.to_container(settings, resolve=True) for settings, _ in configs])  # type: ignore[misc]
+        settings = [sweep.settings(job) for job in fresh]
+        groups, reasons = stackable([OmegaConf.to_container(own, resolve=True) for own, _ in settings])  # type: ignore[misc]
         for position, reason in reasons.items():
             log.info("#%d is trained apart: %s", fresh[position].number, reason)
-        trained = []
-        for group in groups:
-            members = [fresh[position] for position in group]
-            log.info("%d jobs are trained together: %s", len(group), ", ".join(f"#{job.number}" for job in members))
-            for job in members:
-                job.make_room()
-            asked = [
-                Asked(fresh[position].overrides, configs[position][1], changed=sweep.changed(fresh[position]))
-                for position in group
-            ]
-            with _quiet_terminal():
-                train_together([configs[position][0] for position in group], asked, figures)
-            for job in members:
-                job.look()
-            trained += members
-        for _ in sweep.run([job for job in jobs if job not in trained]):
+        shares = -(-sweep.pool.size // max(len(groups), 1))  # of a group, so that no processor waits
+        stacks, others = [], [job for job in jobs if job not in fresh] + [fresh[position] for position in reasons]
+        for part in (part for group in groups for part in _shared_out(group, shares)):
+            members = [fresh[position] for position in part]
+            log.info("%d jobs are trained together: %s", len(part), ", ".join(f"#{job.number}" for job in members))
+            stacks.append(sweep.together(members, [settings[position] for position in part], figures))
+        for _ in sweep.run([*stacks, *others]):
             pass
     return [_returned(job) for job in jobs]
 
 
-@contextmanager
-def _quiet_terminal() -> Iterator[None]:
-    """What several runs in one process have to say goes to their logs; of warnings the terminal hears too."""
-    handlers = [(h, h.level) for h in logging.getLogger().handlers if isinstance(h, Console)]
-    for handler, level in handlers:
-        handler.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        for handler, level in handlers:
-            handler.setLevel(level)
+def _shared_out(group: list[int], shares: int) -> list[list[int]]:
+    """The jobs of a group in as many parts as asked for, of two or more each."""
+    shares = min(shares, len(group) // 2)
+    return [group[share::shares] for share in range(shares)]
 
 
 class Display:

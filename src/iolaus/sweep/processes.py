@@ -10,11 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from iolaus.errors import ConfigError
-from iolaus.sweep.jobs import LOG, Job
+from iolaus.sweep.jobs import DONE, LOG, Job, each
 
 log = logging.getLogger("iolaus")
 
@@ -26,7 +25,7 @@ class Starter(Protocol):
     """How a process of a job is started, and its end is heard of."""
 
     def start(self, job: Job, words: list[str], environment: dict[str, str], threads: int | None) -> None:
-        """Run the script with these words, its output in the job's log."""
+        """Run python with these words, its output in the job's log."""
 
     def ended(self, wait_s: float) -> list[tuple[int, int]]:
         """Numbers and exit codes of jobs that have ended; waits so long where none has."""
@@ -40,10 +39,9 @@ class Starter(Protocol):
 
 
 class Forked:
-    """Processes forked from one that has imported everything; see `iolaus.sweep.server`."""
+    """Processes forked from one that imports everything meanwhile; see `iolaus.sweep.server`."""
 
-    def __init__(self, script: Path):
-        self.script = script
+    def __init__(self) -> None:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "iolaus.sweep.server"],
             stdin=subprocess.PIPE,
@@ -55,9 +53,11 @@ class Forked:
         self._selector.register(self._server.stdout, selectors.EVENT_READ)
         self._pending = b""
         self._running: set[int] = set()
+        self._started = False
 
     def start(self, job: Job, words: list[str], environment: dict[str, str], threads: int | None) -> None:
-        request = {"start": job.number, "script": str(self.script), "words": words, "log": str(job.folder / LOG)}
+        self._started = True
+        request = {"start": job.number, "words": words, "log": str(job.folder / LOG)}
         self._running.add(job.number)
         self._send(request | {"environment": environment, "threads": threads})
 
@@ -79,6 +79,8 @@ class Forked:
 
     def close(self) -> None:
         assert self._server.stdin is not None
+        if not self._started:  # nothing to end, but an import to wait for
+            self._server.kill()
         with contextlib.suppress(OSError):
             self._server.stdin.close()
         self._server.wait()
@@ -93,15 +95,14 @@ class Forked:
 class Fresh:
     """Processes that begin with nothing, as a command on the terminal does."""
 
-    def __init__(self, script: Path):
-        self.script = script
+    def __init__(self) -> None:
         self._running: dict[int, subprocess.Popen] = {}
 
     def start(self, job: Job, words: list[str], environment: dict[str, str], threads: int | None) -> None:
         more = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         with (job.folder / LOG).open("ab") as out:
             self._running[job.number] = subprocess.Popen(
-                [sys.executable, str(self.script), *words],
+                [sys.executable, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -142,22 +143,20 @@ class Pool:
     """A number of jobs at a time.
 
     Args:
-        script: that a job runs, train.py.
+        starter: of their processes.
         n_jobs: at a time; None: one for each processor, or as the GPUs suffice.
         threads: that torch may use in each; None: the processors are shared out.
         gpus_per_job: GPUs that each job sees; None: one where there are any; 0: all see all.
-        warm: whether processes are forked from one that has imported everything, or begin anew.
         timeout_s: seconds after which a job is killed; None: never.
         devices: that each job trains on, with a process for each.
     """
 
     def __init__(
         self,
-        script: Path,
+        starter: Starter,
         n_jobs: int | None = None,
         threads: int | None = None,
         gpus_per_job: int | None = None,
-        warm: bool = True,
         timeout_s: float | None = None,
         devices: int = 1,
     ):
@@ -169,9 +168,10 @@ class Pool:
         shares = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
         count = n_jobs or (len(shares) if shares else max(processors // devices, 1))
         self.slots: list[str | None] = list(shares[:count]) if shares else [None] * count
-        self.threads = threads or max(processors // max(len(self.slots), 1), 1)
+        self.size = len(self.slots)
+        self.threads = threads or max(processors // max(self.size, 1), 1)
         self.timeout_s = timeout_s
-        self._starter: Starter = Forked(script) if warm else Fresh(script)
+        self._starter = starter
         self._running: dict[int, tuple[Job, str | None, float]] = {}
         self._late: set[int] = set()
 
@@ -186,7 +186,7 @@ class Pool:
         return bool(self.slots)
 
     def start(self, job: Job, words: Sequence[str]) -> None:
-        """Run the script with these words for a job."""
+        """Run python with these words for a job: a script and its arguments, or -m, a module and its arguments."""
         slot = self.slots.pop()
         job.folder.mkdir(parents=True, exist_ok=True)
         environment = job.environment | ({"CUDA_VISIBLE_DEVICES": slot} if slot is not None else {})
@@ -201,8 +201,9 @@ class Pool:
             job, slot, _ = self._running.pop(number)
             self.slots.append(slot)
             job.end(code)
-            if number in self._late:
-                job.error = f"stopped after {self.timeout_s:g} s, hydra.launcher.timeout_s"
+            for late in each([job]) if number in self._late else []:
+                if late.state not in DONE:
+                    late.error = f"stopped after {self.timeout_s:g} s, hydra.launcher.timeout_s"
             found.append(job)
         self._stop_late()
         return found
@@ -215,10 +216,6 @@ class Pool:
             self.ended()
             if time.monotonic() > end:
                 self._starter.signal(signal.SIGKILL)
-
-    def close(self) -> None:
-        """End the processes that jobs are started from."""
-        self._starter.close()
 
     def _stop_late(self) -> None:
         if self.timeout_s is None:

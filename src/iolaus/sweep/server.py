@@ -2,8 +2,10 @@
 
 It reads a request a line from its standard input and answers a line on its standard output, as JSON:
 
-    {"start": 3, "script": ..., "words": [...], "log": ..., "environment": {...}, "threads": 1}   ->  {"ended": 3, "code": 0}
+    {"start": 3, "words": ["train.py", ...], "log": ..., "environment": {...}, "threads": 1}   ->  {"ended": 3, "code": 0}
     {"signal": 15, "to": 3}   passed on to one job, or to all where `to` is null
+
+The words are those of `python`: a script and its arguments, or -m, a module and its arguments.
 
 When its input ends, as when the sweep was killed, it asks the jobs to stop, and ends when they have.
 """
@@ -107,9 +109,14 @@ def _run(request: dict[str, Any]) -> None:
             import torch
 
             torch.set_num_threads(request["threads"])
-        sys.argv = [request["script"], *request["words"]]
-        sys.path.insert(0, str(Path(request["script"]).parent))
-        runpy.run_path(request["script"], run_name="__main__")
+        words = request["words"]
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__")
+        else:
+            sys.argv = words
+            sys.path.insert(0, str(Path(words[0]).parent))
+            runpy.run_path(words[0], run_name="__main__")
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

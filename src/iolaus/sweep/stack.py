@@ -22,8 +22,8 @@ from iolaus.task.base import BATCH_NORMS, Task
 Tensors = dict[str, torch.Tensor]
 Evaluation = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # losses (K,), outputs (K, B, ...), targets (K, B, ...)
 
-# What torch.func does in Python for each operation is a third of a small step's time, and recording them takes as long as fifty steps.
-RECORDED = 50  # evaluations of a shape before it is
+# What torch.func does in Python for each operation is two thirds of a small step's time, and recording them takes as long as fifty steps.
+RECORDED = 50  # evaluations of a shape, past or to come, for which it is
 
 
 class SmoothedCrossEntropy(nn.CrossEntropyLoss):
@@ -75,12 +75,15 @@ class Stack:
     Args:
         tasks: alike in all but numbers; their weights are where training begins.
         optimizers: of each task; their settings count, and are read again by `settings`.
+        epochs: for how many they are to be trained; 0 where nobody knows.
 
     Shape:
         rows, gradients: (K, P), K members of P weights.
     """
 
-    def __init__(self, tasks: Sequence[Task], optimizers: Sequence[Optimizer]):
+    def __init__(self, tasks: Sequence[Task], optimizers: Sequence[Optimizer], epochs: int = 0):
+        self.epochs = epochs
+        self.epoch = 0  # that is being trained
         self.device = tasks[0].device
         smoothing = {task.loss.label_smoothing for task in tasks if isinstance(task.loss, nn.CrossEntropyLoss)}
         tasks = [_smoothed(task) for task in tasks] if len(smoothing) > 1 else tasks
@@ -116,6 +119,7 @@ class Stack:
         self.rows, self.gradients = rows, torch.zeros_like(rows)
         self._graphs: dict[Any, Callable] = {}
         self._seen: dict[Any, int] = {}
+        self._first_epoch = self.epoch  # with these rows
         self._weights = self._named(rows)
         for group, row, gradient in zip(self.optimizer.param_groups, rows, self.gradients, strict=True):
             (before,) = group["params"]
@@ -180,7 +184,8 @@ class Stack:
 
     def step(self) -> None:
         """A step of the optimizer, of each member that goes on."""
-        self.optimizer.step()
+        if not adam_step(self.optimizer):
+            self.optimizer.step()
 
     def finite(self) -> list[bool]:
         """Whether all numbers of each member are finite."""
@@ -212,7 +217,7 @@ class Stack:
 
     @torch.no_grad()
     def _run(self, mode: str, batch: tuple[torch.Tensor, ...], apart: bool) -> Any:
-        """Evaluate the stack; by the graph of its operations, once batches of this shape have come up often enough to record it."""
+        """Evaluate the stack; by the graph of its operations, where batches of this shape come up often enough to record it."""
         arguments = (self._weights, self._own, self._shared, batch)
         key = (mode, apart, *(part.shape for part in batch))
         if key not in self._graphs:
@@ -223,8 +228,9 @@ class Stack:
 
             self._call.train(mode == "train")
             stacked = vmap(member, in_dims=(0, 0, None, 0 if apart else None))
-            self._seen[key] = self._seen.get(key, 0) + 1
-            if self._seen[key] <= RECORDED:
+            seen = self._seen[key] = self._seen.get(key, 0) + 1
+            to_come = seen / (self.epoch - self._first_epoch + 1) * (self.epochs - self.epoch)
+            if max(seen, to_come) <= RECORDED:
                 return stacked(*arguments)
             self._graphs[key] = make_fx(stacked)(*arguments)
         return self._graphs[key](*arguments)
@@ -240,6 +246,41 @@ class Stack:
 
     def _evaluated(self, weights: Tensors, own: Tensors, shared: Tensors, batch: Any) -> Any:
         return self._call.evaluation("evaluate", weights | own | shared, batch)
+
+
+@torch.no_grad()
+def adam_step(optimizer: Optimizer) -> bool:
+    """A step of fused Adam or AdamW whose groups have one tensor each, by the kernel that its own step comes to, a group at a time.
+
+    Its own step does as much in Python for each group as the kernel takes for a small one. Bits are the same. Nothing is done, and false
+    given back, by another optimizer, or where states are yet to be made.
+    """
+    groups = [group for group in optimizer.param_groups if group["params"][0].grad is not None]
+    states = [optimizer.state.get(group["params"][0]) for group in groups]
+    if not isinstance(optimizer, torch.optim.Adam) or not all(group["fused"] for group in groups) or not all(states):
+        return False
+    if groups:
+        torch._foreach_add_([state["step"] for state in states], 1)  # type: ignore[index]
+    for group, state in zip(groups, states, strict=True):
+        assert state is not None
+        kernel: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        (weights,), (beta1, beta2) = group["params"], group["betas"]
+        kernel(
+            [weights],
+            [weights.grad],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [state["max_exp_avg_sq"]] if group["amsgrad"] else [],
+            [state["step"]],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+        )
+    return True
 
 
 class _Call(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
 from iolaus.metrics.auroc import AUROC
@@ -25,7 +25,7 @@ class StackedScores:
         metrics = self._metrics(0)
         self._names = list(metrics)
         self._at_once = {name: metric for name, metric in metrics.items() if isinstance(metric, AUROC)}
-        self._apart = MetricCollection({name: t for name, m in metrics.items() if (t := _samplewise(m)) is not None})
+        self._apart = {name: twin for name, m in metrics.items() if (twin := _samplewise(m)) is not None}
         self._others = len(metrics) > len(self._at_once) + len(self._apart)
         self._losses: list[torch.Tensor] = []
         self._sizes: list[int] = []
@@ -80,9 +80,7 @@ class StackedScores:
             preds, target, _ = self.scores[0].measured(outputs, targets)
             found = {name: metric.of_many(preds, target) for name, metric in self._at_once.items()}
             if self._apart:
-                self._apart.update(preds.transpose(1, 2) if preds.ndim == 3 else preds, target)
-                found |= self._apart.compute()
-                self._apart.reset()
+                found |= _of_labels(self._apart, preds.argmax(2) if preds.ndim == 3 else preds, target)
             for member, own in enumerate(values):
                 own |= {name: value.reshape(-1)[member] for name, value in found.items()}
         for member, own in enumerate(values):
@@ -97,7 +95,7 @@ class StackedScores:
 
 
 def _samplewise(metric: Metric) -> MulticlassStatScores | None:
-    """A metric of class labels for many members at once, where there is one: of preds (K, C, N) and targets (K, N).
+    """A metric of class labels for many members at once, where there is one; see `_of_labels`.
 
     torchmetrics itself scores samples of several labels each apart from one another; a member is one such sample here.
     """
@@ -107,11 +105,29 @@ def _samplewise(metric: Metric) -> MulticlassStatScores | None:
         or metric.average not in ("micro", "macro")
         or metric.multidim_average != "global"
         or metric.ignore_index is not None
+        or metric.top_k != 1
     ):
         return None
     twin = copy.deepcopy(metric)
-    twin.reset()
     twin.multidim_average = "samplewise"
-    size: Any = 1 if twin.average == "micro" and twin.top_k == 1 else twin.num_classes
-    twin._create_state(size=size, multidim_average="samplewise")
     return twin
+
+
+def _of_labels(twins: dict[str, MulticlassStatScores], preds: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+    """The values of metrics that `_samplewise` gave, (K,) each, of classes (K, N): all from one count of pairs of classes."""
+    members, n = target.shape
+    classes = next(iter(twins.values())).num_classes
+    assert classes is not None
+    pairs = (torch.arange(members, device=target.device)[:, None] * classes + target) * classes + preds
+    counts = torch.bincount(pairs.flatten(), minlength=members * classes**2).view(members, classes, classes)
+    hits = counts.diagonal(dim1=1, dim2=2)
+    wrong, missed = counts.sum(1) - hits, counts.sum(2) - hits
+    states = {"tp": hits, "fp": wrong, "tn": n - hits - wrong - missed, "fn": missed}
+    values = {}
+    for name, twin in twins.items():
+        for state, each in states.items():
+            setattr(twin, state, each)
+        twin._update_count = 1  # otherwise it warns that it was never updated
+        values[name] = twin.compute()
+        twin.reset()
+    return values

@@ -46,6 +46,7 @@ class Member:
 
     def __init__(self, config: DictConfig, job: Job, others: int):
         self.config = config
+        self.monitor, self.mode = config.objective.monitor, config.objective.mode
         self.report = Report(config, job)
         self.report.together = others
         self.is_open = False
@@ -216,15 +217,14 @@ class Member:
         """
         trainer = self.run.trainer
         trainer.callback_metrics.update(values)
-        monitor = self.config.objective.monitor
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping):
                 callback.on_train_epoch_end(trainer, self.run.task)
-        if monitor in values and self._improves(values[monitor]):
+        if self.monitor in values and self._improves(values[self.monitor]):
             schedule = self.schedule.scheduler.state_dict() if self.schedule else {}
             settings = {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
             kept = {"schedule": schedule, "settings": settings}
-            self.best = (values[monitor], moment(), (self.epochs, self.steps), kept)
+            self.best = (values[self.monitor], moment(), (self.epochs, self.steps), kept)
 
     def _improves(self, value: torch.Tensor) -> bool:
         """Whether this is the best so far, as ModelCheckpoint has it."""
@@ -233,7 +233,7 @@ class Member:
         if self.best is None:
             return True
         best = self.best[0]
-        return bool(value < best if self.config.objective.mode == "min" else value > best)
+        return bool(value < best if self.mode == "min" else value > best)
 
     @property
     def is_done(self) -> bool:
@@ -336,8 +336,7 @@ class Together:
         values = {member: self._objective(member) for member in self.all if not member.report.draws}
         known = {member: value for member, value in values.items() if value is not None}
         if known:
-            mode = self.all[0].config.objective.mode
-            best = (min if mode == "min" else max)(known, key=lambda member: known[member])
+            best = (min if self.all[0].mode == "min" else max)(known, key=lambda member: known[member])
             best.attempt(best.report.draw)
 
     def _objective(self, member: Member) -> float | None:
@@ -408,7 +407,8 @@ class Together:
                     )
                 member.report.together = len(self.members) - 1
         self._start = time.monotonic()
-        self.stack = Stack([m.run.task for m in self.members], [m.optimizer for m in self.members])
+        epochs = max(member.run.trainer.max_epochs or 0 for member in self.members)
+        self.stack = Stack([m.run.task for m in self.members], [m.optimizer for m in self.members], max(epochs, 0))
         self._take(self.members)
         epoch = 0
         while any(member.is_open for member in self.members):
@@ -429,6 +429,7 @@ class Together:
 
     def _epoch(self, epoch: int) -> None:
         """Train an epoch, validate, and have each run look at what came out."""
+        self.stack.epoch = epoch
         going = [(number, member) for number, member in enumerate(self.members) if member.is_open]
         for _, member in going:
             member.begin_epoch()
@@ -456,7 +457,7 @@ class Together:
         }
         member.count(member.epochs, member.steps, inside=True)
         member.end_epoch(values, lambda: self.stack.moment(number))
-        if member.step_schedule("epoch", values.get(member.config.objective.monitor)):
+        if member.step_schedule("epoch", values.get(member.monitor)):
             self.stack.settings(number, member.optimizer)
         member.log_values(values, member.steps - 1)
 
