@@ -143,20 +143,26 @@ def pixels(file: Path | BinaryIO, size: Sequence[int] | None, channels: int | No
     Raises:
         UserError: for what is no image.
     """
-    import numpy as np
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
-            image: Image.Image = opened
-            if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower ones
-                image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
-            is_grey = channels == 1 or (channels is None and image.mode in ("L", "1", "LA"))
-            image = image.convert("L" if is_grey else "RGB")
-            if size is not None:
-                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        with Image.open(file) as image:
+            return image_pixels(image, size, channels)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
+
+
+def image_pixels(image: Any, size: Sequence[int] | None, channels: int | None) -> torch.Tensor:
+    """An image of PIL as bytes, (C, H, W); see `pixels`."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower ones
+        image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
+    is_grey = channels == 1 or (channels is None and image.mode in ("L", "1", "LA"))
+    image = image.convert("L" if is_grey else "RGB")
+    if size is not None:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     found = torch.from_numpy(np.array(image))
     found = found[None] if is_grey else found.permute(2, 0, 1)
     return found.contiguous()

@@ -1,0 +1,303 @@
+"""Samples that `litdata.optimize` wrote, larger than memory together, read with the package litdata. https://github.com/Lightning-AI/litdata."""
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iolaus.data.arrow_rows import label_name
+from iolaus.data.image_folder import image_pixels, new_images
+from iolaus.data.sniff import needed
+from iolaus.data.stream_order import Block
+from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
+from iolaus.errors import UserError
+
+INDEX = "index.json"  # what tells of a folder's chunks
+BLOCK = 64  # samples that become tensors together
+UNSAFE = ("pickle", "graph")  # forms of values that could run code when they are read
+
+
+class LitData(StreamedData):
+    """Samples in chunks: dictionaries, tuples or lists of numbers, texts, arrays and images.
+
+    A shard is a chunk. Unless the classes are known by `num_classes` or `class_names`, labels are counted by reading every sample once.
+
+    Args:
+        path: the folder that `litdata.optimize` wrote, or one with folders train, val, test.
+        target: the target's key, or its position in a tuple.
+        inputs: key or position of the input, or several, whose numbers stand side by side; None: all others.
+        size: height and width that images are resized to; None: they have one size.
+        channels: 1 for grey, 3 for colour; None: as the images have.
+        num_targets: of an array; None: the first sample says.
+        stream: val_path, test_path, num_streams, shuffle_buffer and the settings that every data set has; see StreamedData.
+
+    Raises:
+        UserError: for folders without an index, chunks that are compressed, encrypted, cut off or hold pickled objects, and samples
+            without input or target, by chunk and row.
+    """
+
+    endings = (".bin",)
+
+    def __init__(
+        self,
+        path: str | Sequence[str],
+        target: str | int,
+        inputs: str | int | Sequence[str | int] | None = None,
+        size: Sequence[int] | None = None,
+        channels: int | None = None,
+        num_targets: int | None = None,
+        **stream: Any,
+    ):
+        super().__init__(path, num_targets=num_targets or 1, **stream)
+        if self.num_rows is not None:
+            raise UserError("data.num_rows: the index tells how many samples each chunk has; leave it at null")
+        self.target = target
+        self.inputs = [inputs] if isinstance(inputs, str | int) else list(inputs) if inputs is not None else None
+        self.size = (size[0], size[1]) if size is not None else None
+        self.channels = channels
+
+    def scan(self, file: Path, rows: int | None) -> list[Shard]:
+        _, number = chunk(file)
+        counts: Counter[str] = Counter()
+        if self.target_kind == "class" and self.class_names is None and self.num_classes is None:
+            for at, sample in enumerate(samples(file, 0, number)):
+                if len(counts) <= MOST_LABELS:
+                    counts[label_of(value_of(sample, self.target, "target", f"data.path: {file} row {at}"))] += 1
+        return [Shard(file, number, labels=counts)]
+
+    def reader(self, files: Sequence[Path]) -> ReadShard:
+        return self._samples(self.target)
+
+    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+        """The samples of a folder of chunks; or an image file, or all of a folder."""
+        if isinstance(source, str):
+            raise UserError("predict: give folders of chunks, or images; a text is none")
+        files = (
+            sorted(source.glob("*.bin")) if (source / INDEX).exists() else [source] if source.suffix == ".bin" else []
+        )
+        if not files:
+            yield from new_images(source, self.item_shape or (3, *(self.size or (64, 64))), self.transforms)
+            return
+        try:
+            for file in files:
+                for (inputs,) in self._samples(None)(Shard(file, 0), 0, chunk(file)[1]):
+                    yield from inputs
+        except UserError as error:
+            raise UserError(str(error).removeprefix("data.path: ")) from None
+
+    def _samples(self, target: str | int | None) -> "Samples":
+        labels = self.labels if self.target_kind == "class" else None
+        shape = self.item_shape if not self.transforms else None
+        kinds = self.input_kind, self.target_kind
+        return Samples(
+            self.inputs, target, self.target, *kinds, labels, self.size, self.channels, self.transform, shape
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        shape = tuple(self.sample()[0].shape[1:]) if self.datasets and not self.transforms else self.item_shape
+        return super().state_dict() | {"input_shape": list(shape) if shape is not None else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict["input_shape"] is not None:
+            self.item_shape = tuple(state_dict["input_shape"])
+
+
+class Samples:
+    """Makes tensors of the samples of chunks.
+
+    Args:
+        inputs: keys or positions; None: all but the target's.
+        target: key or position; None: there are no targets.
+        never_input: key or position of what is no input, where a sample has it.
+        input_kind: of arrays: bytes of images stay bytes.
+        target_kind: class or real.
+        labels: the number of each label; None: labels are 0, 1, ... already.
+        size: of images.
+        channels: of images.
+        apply: transforms.
+        shape: that inputs must have; None: as the first one has.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str | int] | None,
+        target: str | int | None,
+        never_input: str | int,
+        input_kind: str,
+        target_kind: str,
+        labels: dict[str, int] | None,
+        size: tuple[int, int] | None,
+        channels: int | None,
+        apply: Any,
+        shape: tuple[int, ...] | None,
+    ):
+        self.inputs = inputs
+        self.target = target
+        self.never_input = never_input
+        self.input_kind = input_kind
+        self.target_kind = target_kind
+        self.labels = labels
+        self.size = size
+        self.channels = channels
+        self.apply = apply
+        self.shape = shape
+
+    def __call__(self, shard: Shard, start: int, stop: int) -> Iterator[Block]:
+        items: list[tuple[torch.Tensor, ...]] = []
+        for row, sample in enumerate(samples(shard.path, start, stop), start):
+            items.append(self._item(sample, f"data.path: {shard.path} row {row}"))
+            if len(items) == BLOCK:
+                yield tuple(torch.stack(parts) for parts in zip(*items, strict=True))
+                items = []
+        if items:
+            yield tuple(torch.stack(parts) for parts in zip(*items, strict=True))
+
+    def _item(self, sample: Any, place: str) -> tuple[torch.Tensor, ...]:
+        names = self.inputs
+        if names is None:
+            names = [name for name in keys_of(sample) if name != self.never_input]
+        values = [value_of(sample, name, "inputs", place) for name in names]
+        if len(values) == 1:
+            inputs = self._input(values[0], names[0], place)
+        else:
+            inputs = torch.cat([self._numbers(v, name, place) for v, name in zip(values, names, strict=True)])
+        if inputs.is_floating_point() and not inputs.isfinite().all():
+            raise UserError(f"{place}: its inputs have a value that is NaN or infinite")
+        inputs = inputs if self.apply is None else self.apply(inputs)
+        self.shape = self.shape or tuple(inputs.shape)
+        if tuple(inputs.shape) != self.shape:
+            raise UserError(
+                f"{place}: its input has shape {list(inputs.shape)}, and the first has {list(self.shape)}; for images set "
+                "data.size, as in data.size=[64,64], and data.channels"
+            )
+        if self.target is None:
+            return (inputs,)
+        return inputs, self._target(value_of(sample, self.target, "target", place), place)
+
+    def _input(self, value: Any, name: str | int, place: str) -> torch.Tensor:
+        from PIL import Image
+
+        if isinstance(value, Image.Image):
+            return image_pixels(value, self.size, self.channels)
+        if self.input_kind != "image":
+            return self._numbers(value, name, place, flat=False)
+        pixels = torch.as_tensor(value)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels
+        if pixels.dtype != torch.uint8:
+            return pixels.float()
+        if self.size is None and self.channels in (None, len(pixels)):
+            return pixels
+        array = pixels.permute(1, 2, 0).numpy()
+        return image_pixels(Image.fromarray(array[..., 0] if len(pixels) == 1 else array), self.size, self.channels)
+
+    def _numbers(self, value: Any, name: str | int, place: str, flat: bool = True) -> torch.Tensor:
+        if not isinstance(value, bool | int | float | np.ndarray | np.number | torch.Tensor):
+            raise UserError(
+                f"{place}: its {name!r} is a {type(value).__name__}, and inputs are numbers, arrays or one image"
+            )
+        found = torch.as_tensor(value).float()
+        return found.flatten() if flat or found.ndim == 0 else found
+
+    def _target(self, value: Any, place: str) -> torch.Tensor:
+        if self.target_kind == "real":
+            return self._numbers(value, self.target or 0, place)
+        label = label_of(value)
+        if self.labels is not None:
+            if label not in self.labels:
+                raise UserError(f"{place}: label {label!r} is not among the known labels")
+            return torch.tensor(self.labels[label])
+        if not label.isdigit():
+            raise UserError(f"{place}: its target is {label[:40]!r}, which is no label 0, 1, ...")
+        return torch.tensor(int(label))
+
+
+def samples(file: Path, start: int, stop: int) -> Iterator[Any]:
+    """Samples of a chunk, from one up to another.
+
+    Raises:
+        UserError: for what the library cannot read.
+    """
+    first, _ = chunk(file)
+    data = opened(file.parent, os.getpid())
+    for row in range(start, stop):
+        try:
+            sample = data[first + row]
+        except (ValueError, IndexError, OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"data.path: {file} row {row} cannot be read by litdata: {reason}") from None
+        yield sample
+
+
+@functools.lru_cache(maxsize=4)
+def opened(folder: Path, process: int) -> Any:
+    """A folder as a process reads it; the library keeps one chunk of it in its memory."""
+    return needed("litdata", "litdata").StreamingDataset(str(folder), shuffle=False, batch_decode=False)
+
+
+def chunk(file: Path) -> tuple[int, int]:
+    """Which sample of its folder a chunk begins with, and how many it has.
+
+    Raises:
+        UserError: for a folder without an index, or a chunk that it does not tell of, that is cut off, or that is not read here.
+    """
+    try:
+        index = json.loads((file.parent / INDEX).read_text(encoding="utf-8"))
+        settings, entries = index["config"], index["chunks"]
+        forms = [str(form) for form in settings["data_format"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"data.path: {file.parent} has no {INDEX} as litdata.optimize writes it") from None
+    if unsafe := [form for form in forms if form.partition(":")[0] in UNSAFE]:
+        raise UserError(
+            f"data.path: {file.parent} holds pickled objects ({unsafe[0]}), which could run code when they are read; write numbers, "
+            "texts, arrays or images"
+        )
+    for key in ("compression", "encryption"):
+        if settings.get(key):
+            raise UserError(
+                f"data.path: {file.parent} is written with {key}={str(settings[key])[:40]}; write it without, as rows are read out of order"
+            )
+    first = 0
+    for entry in entries:
+        if entry["filename"] == file.name:
+            if file.stat().st_size < entry["chunk_bytes"]:
+                raise UserError(
+                    f"data.path: {file} is cut off: {file.stat().st_size} bytes of {entry['chunk_bytes']}; copy it again"
+                )
+            return first, int(entry["chunk_size"])
+        first += int(entry["chunk_size"])
+    raise UserError(f"data.path: {file.parent / INDEX} does not tell of {file.name}; the folder is mixed with another")
+
+
+def keys_of(sample: Any) -> list[str | int]:
+    """The keys, or positions, of a sample."""
+    return (
+        list(sample)
+        if isinstance(sample, Mapping)
+        else list(range(len(sample)))
+        if isinstance(sample, list | tuple)
+        else [0]
+    )
+
+
+def value_of(sample: Any, name: str | int, setting: str, place: str) -> Any:
+    """A part of a sample.
+
+    Raises:
+        UserError: when it has no such.
+    """
+    if name not in keys_of(sample):
+        names = ", ".join(map(str, keys_of(sample)))
+        raise UserError(f"data.{setting}: {place.removeprefix('data.path: ')} has no {name!r}  (it has: {names})")
+    return sample[name] if isinstance(sample, Mapping | list | tuple) else sample  # type: ignore[index]
+
+
+def label_of(value: Any) -> str:
+    """A label as the name of its class."""
+    return label_name(value.item() if isinstance(value, np.ndarray | np.number | torch.Tensor) else value)
