@@ -1,9 +1,8 @@
 """Several processes on one machine: a training epoch against a bare loop with DistributedDataParallel, and what messages cost.
 
 The bare loop trains the same model with the same batches, optimizer and data in memory, in the same processes, in turn with the epochs of
-Iolaus. Then the model of docs/scale.md for 1, 2 and 4 processes: all-reduces of the gradient's smallest and largest sizes give latency and
-bandwidth, the same steps without messages, in all processes at once, the computation; the sum is compared with the step that is measured,
-for models of several sizes.
+Iolaus. Then the model of docs/scale.md for 1, 2 and 4 processes and networks of three sizes: the steps of all processes at once without
+messages, and the time of all-reduces, foretell the time of a step, which is compared with the one that is measured.
 
     python benchmarks/distributed.py [epochs]
 """
@@ -24,10 +23,14 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from iolaus import ranks
+from iolaus.model.mlp import MLP
 
 BATCH = 64
-SIZES = (2**10, 2**14, 2**18, 2**20, 2**22)  # bytes of an all-reduce
-STEPS = 200
+SIZES = (2**10, 2**23)  # bytes of the all-reduces that tell latency and bandwidth
+HIDDEN = ([64, 32], [256, 128], [1024, 512])  # of the networks whose steps are foretold
+FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20  # bytes that DDP sends at once
+STEPS = 40
+ROUNDS = 7
 
 
 class BareLoop:
@@ -39,8 +42,9 @@ class BareLoop:
         self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
         self.number = 0
 
-    def epoch(self, steps=None):
-        self.model.train()
+    def epoch(self, steps=None, model=None):
+        model = model or self.model
+        model.train()
         loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.long)
         world, rank = distributed.get_world_size(), distributed.get_rank()
         self.number += 1
@@ -48,7 +52,7 @@ class BareLoop:
         for rows in order.split(BATCH * world)[:steps]:
             x = self.images.index_select(0, rows[rank::world]).float().sub_(MEAN).mul_(1 / STD)
             y = self.labels.index_select(0, rows[rank::world])
-            output = self.model(x)
+            output = model(x)
             loss = F.cross_entropy(output, y)
             self.optimizer.zero_grad()
             loss.backward()
@@ -78,43 +82,55 @@ def member(epochs):
             f"{world} processes, MLP 784-256-128-10, batch {BATCH} each: time of an epoch, Iolaus / bare loop "
             f"{ratio(paired.ours[1:], paired.theirs[1 : len(paired.ours)])}"
         )
-    messages = {size: _message_s(size) for size in SIZES}
-    alpha, beta = _line(messages)
-    gradient = 4 * sum(p.numel() for p in bare.model.parameters())
-    step = _step_s(bare)
-    lines.append(
-        f"{world} processes: latency {1e6 * alpha:.0f} us, bandwidth {1e-9 / beta:.2f} GB/s; a step {1e3 * step:.2f} ms, "
-        f"of which messages of {gradient / 1e6:.2f} MB are foretold to take {1e3 * (alpha + beta * gradient):.2f} ms"
-    )
+    lines += _foretold(world, images, labels)
     if ranks.is_first():
         print("\n".join(lines), flush=True)
     ranks.leave()
 
 
-def _step_s(loop):
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        loop.epoch(STEPS // 5)
-        times.append((time.perf_counter() - start) / (STEPS // 5))
-    return statistics.median(times)
+def _foretold(world, images, labels):
+    """Steps of several networks: without messages, as foretold, and as they are."""
+    loops = [BareLoop(MLP(MNIST_SHAPE, 10, hidden), images, labels) for hidden in HIDDEN]
+    alone, steps, messages = [[] for _ in loops], [[] for _ in loops], {size: [] for size in SIZES}
+    for _ in range(ROUNDS):  # in turn, as the machine's speed changes
+        for size in SIZES:
+            messages[size].append(_message_s(size))
+        for loop, without, whole in zip(loops, alone, steps, strict=True):
+            without.append(_step_s(loop, loop.model.module))
+            whole.append(_step_s(loop, loop.model))
+    small, large = (statistics.median(messages[size]) for size in SIZES)
+    per_byte = (large - small) / (SIZES[1] - SIZES[0])
+    yield f"{world} processes: latency {1e6 * small:.0f} us, bandwidth {1e-9 / per_byte:.2f} GB/s"
+    for hidden, loop, without, whole in zip(HIDDEN, loops, alone, steps, strict=True):
+        size = 4 * sum(p.numel() for p in loop.model.parameters())
+        buckets = 1 + -(-max(size - FIRST_BUCKET, 0) // BUCKET)
+        sent = (buckets * small + per_byte * size) * (world > 1)
+        one, measured = statistics.median(without), statistics.median(whole)
+        yield (
+            f"    MLP {hidden}, {size / 1e6:.2f} MB: {1e3 * one:.2f} ms without messages, {1e3 * sent:.2f} ms of messages, "
+            f"{1e3 * (one + sent):.2f} ms foretold, {1e3 * measured:.2f} ms measured, {measured / (one + sent):.2f} of it"
+        )
+
+
+def _step_s(loop, model):
+    """Seconds a step, of the slowest process."""
+    distributed.barrier()
+    start = time.perf_counter()
+    loop.epoch(STEPS, model)
+    seconds = torch.tensor((time.perf_counter() - start) / STEPS)
+    distributed.all_reduce(seconds, distributed.ReduceOp.MAX)
+    return seconds.item()
 
 
 def _message_s(size):
     """Median seconds of an all-reduce of so many bytes."""
     values, times = torch.zeros(size // 4), []
-    for _ in range(40):
+    for _ in range(10):
         distributed.barrier()
         start = time.perf_counter()
         distributed.all_reduce(values)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def _line(seconds):
-    """Latency, by the smallest message, and seconds a byte, by the largest."""
-    small, large = min(seconds), max(seconds)
-    return seconds[small], max((seconds[large] - seconds[small]) / (large - small), 1e-15)
 
 
 def group(world, epochs):
