@@ -188,7 +188,7 @@ class Samples:
             return image_pixels(value, self.size, self.channels)
         if self.input_kind != "image":
             return self._numbers(value, name, place, flat=False)
-        pixels = torch.as_tensor(value)
+        pixels = as_tensor(value)
         pixels = pixels[None] if pixels.ndim == 2 else pixels
         if pixels.dtype != torch.uint8:
             return pixels.float()
@@ -202,7 +202,7 @@ class Samples:
             raise UserError(
                 f"{place}: its {name!r} is a {type(value).__name__}, and inputs are numbers, arrays or one image"
             )
-        found = torch.as_tensor(value).float()
+        found = as_tensor(value).float()
         return found.flatten() if flat or found.ndim == 0 else found
 
     def _target(self, value: Any, place: str) -> torch.Tensor:
@@ -296,6 +296,11 @@ def value_of(sample: Any, name: str | int, setting: str, place: str) -> Any:
         names = ", ".join(map(str, keys_of(sample)))
         raise UserError(f"data.{setting}: {place.removeprefix('data.path: ')} has no {name!r}  (it has: {names})")
     return sample[name] if isinstance(sample, Mapping | list | tuple) else sample  # type: ignore[index]
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A number or an array as a tensor; arrays lie in the file, which is not to be written to, and are copied."""
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else torch.as_tensor(value)
 
 
 def label_of(value: Any) -> str:

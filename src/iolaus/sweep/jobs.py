@@ -126,9 +126,6 @@ class Together(Job):
             if job.state not in DONE:
                 job.end(code)
 
-    def _last_line(self) -> str:
-        return ""
-
 
 def each(jobs: Sequence[Job]) -> list[Job]:
     """The jobs, those that are trained together one by one."""

@@ -143,9 +143,9 @@ class Sweep:
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Run those that are not done, as many at a time as there is room for; each is given back when it has ended."""
         waiting = [job for job in jobs if job.state not in DONE]
-        if len(waiting) < len(jobs):
-            log.info("%d of %d jobs are done already", len(jobs) - len(waiting), len(jobs))
-        yield from (job for job in jobs if job.state in DONE)
+        if done := [job for job in jobs if job.state in DONE]:
+            log.info("%d of %d jobs are done already", len(done), len(each(jobs)))
+        yield from done
         with Display(self.jobs) as display:
             while waiting or self.running:
                 while waiting and self.pool.has_room:
@@ -239,12 +239,12 @@ def launch_together(
         for position, reason in reasons.items():
             log.info("#%d is trained apart: %s", fresh[position].number, reason)
         shares = -(-sweep.pool.size // max(len(groups), 1))  # of a group, so that no processor waits
-        stacks, others = [], [job for job in jobs if job not in fresh] + [fresh[position] for position in reasons]
+        stacks, stacked = [], {fresh[position].number for group in groups for position in group}
         for part in (part for group in groups for part in _shared_out(group, shares)):
             members = [fresh[position] for position in part]
             log.info("%d jobs are trained together: %s", len(part), ", ".join(f"#{job.number}" for job in members))
             stacks.append(sweep.together(members, [settings[position] for position in part], figures))
-        for _ in sweep.run([*stacks, *others]):
+        for _ in sweep.run([*stacks, *(job for job in jobs if job.number not in stacked)]):
             pass
     return [_returned(job) for job in jobs]
 

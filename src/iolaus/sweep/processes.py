@@ -164,8 +164,8 @@ class Pool:
             raise ConfigError(problems)
         processors = len(os.sched_getaffinity(0))
         gpus = visible_gpus() if gpus_per_job != 0 else []
-        each = gpus_per_job or devices
-        shares = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        per_job = gpus_per_job or devices
+        shares = [",".join(gpus[i : i + per_job]) for i in range(0, len(gpus) - per_job + 1, per_job)]
         count = n_jobs or (len(shares) if shares else max(processors // devices, 1))
         self.slots: list[str | None] = list(shares[:count]) if shares else [None] * count
         self.size = len(self.slots)

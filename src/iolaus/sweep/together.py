@@ -400,7 +400,8 @@ class Together:
             return
         for member in self.members:
             with member.logged():
-                log.info("trained together with %d other runs", len(self.members) - 1)
+                others = len(self.members) - 1
+                log.info("trained together with %d other run%s", others, "s" * (others > 1))
                 if not member.report.draws:
                     log.info(
                         "figures and samples are made of the best of these runs alone; hydra.launcher.figures=all: of each"
