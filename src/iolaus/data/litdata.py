@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from iolaus.data.arrow_rows import label_name
-from iolaus.data.image_folder import image_pixels, new_images
+from iolaus.data.image_folder import EXTENSIONS, image_pixels, new_images
 from iolaus.data.sniff import needed
 from iolaus.data.stream_order import Block
 from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
@@ -20,6 +21,7 @@ from iolaus.errors import UserError
 
 INDEX = "index.json"  # what tells of a folder's chunks
 BLOCK = 64  # samples that become tensors together
+COLOURS = (1, 3, 4)  # numbers of channels that images have
 UNSAFE = ("pickle", "graph")  # forms of values that could run code when they are read
 
 
@@ -43,6 +45,7 @@ class LitData(StreamedData):
     """
 
     endings = (".bin",)
+    new_endings = EXTENSIONS | {".bin"}
 
     def __init__(
         self,
@@ -68,26 +71,27 @@ class LitData(StreamedData):
         if self.target_kind == "class" and self.class_names is None and self.num_classes is None:
             for at, sample in enumerate(samples(file, 0, number)):
                 if len(counts) <= MOST_LABELS:
-                    counts[label_of(value_of(sample, self.target, "target", f"data.path: {file} row {at}"))] += 1
+                    place = f"data.path: {file} row {at}"
+                    counts[label_of(value_of(sample, self.target, "target", place), place)] += 1
         return [Shard(file, number, labels=counts)]
 
     def reader(self, files: Sequence[Path]) -> ReadShard:
         return self._samples(self.target)
 
     def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
-        """The samples of a folder of chunks; or an image file, or all of a folder."""
+        """The samples of a chunk, or an image file."""
         if isinstance(source, str):
             raise UserError("predict: give folders of chunks, or images; a text is none")
-        files = (
-            sorted(source.glob("*.bin")) if (source / INDEX).exists() else [source] if source.suffix == ".bin" else []
-        )
-        if not files:
+        if source.suffix != ".bin":
+            if self.item_shape is not None and len(self.item_shape) != 3:
+                raise UserError(
+                    f"predict: {source} is no chunk, and the run's inputs are no images; give folders of chunks"
+                )
             yield from new_images(source, self.item_shape or (3, *(self.size or (64, 64))), self.transforms)
             return
         try:
-            for file in files:
-                for (inputs,) in self._samples(None)(Shard(file, 0), 0, chunk(file)[1]):
-                    yield from inputs
+            for (inputs,) in self._samples(None)(Shard(source, 0), 0, chunk(source)[1]):
+                yield from inputs
         except UserError as error:
             raise UserError(str(error).removeprefix("data.path: ")) from None
 
@@ -188,27 +192,36 @@ class Samples:
             return image_pixels(value, self.size, self.channels)
         if self.input_kind != "image":
             return self._numbers(value, name, place, flat=False)
-        pixels = as_tensor(value)
+        pixels = self._tensor(value, name, place)
         pixels = pixels[None] if pixels.ndim == 2 else pixels
         if pixels.dtype != torch.uint8:
             return pixels.float()
+        shape = list(pixels.shape)
+        if len(shape) == 3 and shape[0] not in COLOURS and shape[2] in COLOURS:
+            raise UserError(
+                f"{place}: its {name!r} has shape {shape}; of arrays channels come first, as in {[shape[2], *shape[:2]]}: "
+                "write array.transpose(2, 0, 1).copy(), or PIL's images"
+            )
         if self.size is None and self.channels in (None, len(pixels)):
             return pixels
         array = pixels.permute(1, 2, 0).numpy()
         return image_pixels(Image.fromarray(array[..., 0] if len(pixels) == 1 else array), self.size, self.channels)
 
     def _numbers(self, value: Any, name: str | int, place: str, flat: bool = True) -> torch.Tensor:
+        found = self._tensor(value, name, place).float()
+        return found.flatten() if flat or found.ndim == 0 else found
+
+    def _tensor(self, value: Any, name: str | int, place: str) -> torch.Tensor:
         if not isinstance(value, bool | int | float | np.ndarray | np.number | torch.Tensor):
             raise UserError(
-                f"{place}: its {name!r} is a {type(value).__name__}, and inputs are numbers, arrays or one image"
+                f"{place}: its {name!r} is of type {type(value).__name__}, and inputs are numbers, arrays or one image of PIL"
             )
-        found = as_tensor(value).float()
-        return found.flatten() if flat or found.ndim == 0 else found
+        return as_tensor(value)
 
     def _target(self, value: Any, place: str) -> torch.Tensor:
         if self.target_kind == "real":
             return self._numbers(value, self.target or 0, place)
-        label = label_of(value)
+        label = label_of(value, place)
         if self.labels is not None:
             if label not in self.labels:
                 raise UserError(f"{place}: label {label!r} is not among the known labels")
@@ -303,6 +316,16 @@ def as_tensor(value: Any) -> torch.Tensor:
     return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else torch.as_tensor(value)
 
 
-def label_of(value: Any) -> str:
-    """A label as the name of its class."""
-    return label_name(value.item() if isinstance(value, np.ndarray | np.number | torch.Tensor) else value)
+def label_of(value: Any, place: str) -> str:
+    """A label as the name of its class.
+
+    Raises:
+        UserError: for what is neither a number nor a text.
+    """
+    if isinstance(value, np.ndarray | np.number | torch.Tensor) and math.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(value, bool | int | float | str):
+        raise UserError(
+            f"{place}: its target is of type {type(value).__name__}, and a label is one number or a text; choose another data.target"
+        )
+    return label_name(value)
