@@ -233,7 +233,10 @@ def launch_together(
         raise UserError(f"hydra.launcher.figures: must be best or all; received {figures}")
     with Sweep(config, context, **options) as sweep:
         jobs = sweep.batch(batch, first)
-        fresh = [job for job in jobs if job.state in ("waiting", "failed") and sweep.claim(job)]
+        begin = [job for job in jobs if job.state in ("waiting", "failed", "interrupted") and not job.is_resumable()]
+        fresh = [job for job in begin if sweep.claim(job)]
+        if onward := [f"#{job.number}" for job in jobs if job.is_resumable()]:
+            log.info("from their resume points, each in a process of its own: %s", ", ".join(onward))
         settings = [sweep.settings(job) for job in fresh]
         groups, reasons = stackable([OmegaConf.to_container(own, resolve=True) for own, _ in settings])  # type: ignore[misc]
         for position, reason in reasons.items():
