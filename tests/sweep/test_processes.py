@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,13 @@ def test_what_can_be_is_trained_together(tmp_path):
     run(tmp_path, *plain, "model=linear", "optim.lr=0.02", "output_dir=single")
     single = json.loads((tmp_path / "single/results.json").read_text())["objective"]["value"]
     assert jobs[1].value == pytest.approx(single, rel=1e-5)
+    for job in jobs[:2]:  # as a process leaves them that is killed before they have a resume point
+        file = job.folder / "results.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "interrupted"}))
+        shutil.rmtree(job.folder / "checkpoints")
+    again = run(tmp_path, "-m", *plain, "hydra/launcher=vectorized", "model=linear,gru", "optim.lr=0.01,0.02")
+    assert "2 jobs are trained together: #0, #1" in again
+    assert [job.state for job in jobs_of(sweep)] == ["completed"] * 4
 
 
 def test_a_process_of_several_jobs_ends_each(tmp_path):
