@@ -13,7 +13,9 @@ from forked import Child, copy_of, differences, finished, kill_at_step, scalars
 from test_resume import NOISY, OWN_DATA, SMALL
 
 from iolaus.errors import UserError
+from iolaus.report import Report
 from iolaus.resume import prepare
+from iolaus.signals import Stopped
 from iolaus.task.base import Task
 
 MANY = ("trainer.max_epochs=100000", "~callbacks.early_stopping")
@@ -481,3 +483,15 @@ def test_wrong_words(made, tmp_path, arguments, says):
     assert child.wait() == 1
     assert says in child.text, child.text
     assert len(child.text.splitlines()) <= 8
+
+
+def test_what_was_reached_is_kept_where_a_run_is_stopped_before_it_goes_on(command, tmp_path):
+    outcome = command("data=iris", "trainer.max_epochs=2", "stages=[fit]", "logger=[]", "output_dir=run")
+    config, job = prepare(outcome.folder, ["trainer.max_epochs=3"], [])
+    with pytest.raises(Stopped), Report(config, job):
+        raise Stopped(signal.SIGTERM)
+    results = json.loads((outcome.folder / "results.json").read_text())
+    assert (results["status"], results["error"]) == ("interrupted", "stopped by SIGTERM")
+    assert results["epochs"] == 2
+    assert results["objective"] == outcome.results["objective"]
+    assert results["metrics"] == outcome.results["metrics"]

@@ -65,6 +65,7 @@ class Report:
         self.together = 0  # runs that were trained with this one, in one stack
         self.draws = True  # whether figures and samples are made when the run has ended
         self._ended: dict[str, Any] = {}  # what results.json said then
+        self._earlier: dict[str, Any] = {}  # what it said before the run went on
         self._exhibits: dict[str, Exhibit] = {}
         self._shown: list[show.Shown] = []
         self._found: dict[str, float] = {}  # the numbers of a study
@@ -82,7 +83,8 @@ class Report:
         self._handlers = requests.install()
         slurm.remember(self.folder)
         if self.job.resumed:
-            self._suggestions = read_results(self.folder).get("suggestions") or {}
+            self._earlier = read_results(self.folder)
+            self._suggestions = self._earlier.get("suggestions") or {}
         elif self._speaks:
             write(self.folder / "config.yaml", self._settings())
         return self
@@ -321,6 +323,8 @@ class Report:
     def _results(self, status: str, error: BaseException | None) -> dict[str, Any]:
         monitor, mode = self.config.objective.monitor, self.config.objective.mode
         run = self.run
+        if run is None and self._earlier.get("epochs"):  # stopped before it could go on
+            return self._earlier | {"status": status, "error": told(error)}
         rows = run.history.rows if run else []
         best = run.history.best(monitor, mode) if run else None
         samples = len(run.data.rows["train"]) * len(rows) if run else 0
@@ -340,7 +344,7 @@ class Report:
             "objective": {"monitor": monitor, "mode": mode, "value": best[monitor] if best else None},
             "best_epoch": int(best["epoch"]) if best else None,
             "epochs": len(rows),
-            "steps": run.trainer.global_step if run else 0,
+            "steps": (run.trainer.global_step or self._step) if run else 0,
             "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
             "tested": self.tested,
             "num_parameters": _count(run) if run else None,
