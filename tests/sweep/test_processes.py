@@ -407,6 +407,7 @@ def test_a_pool_tells_how_each_job_ended(tmp_path, monkeypatch):
     assert ended["failed"].error == "kind: it cannot be failed"
     assert ended["killed"].error == "killed by signal 9 (out of memory?)"
     assert ended["late"].error == "stopped after 1.5 s, hydra.launcher.timeout_s"
+    assert json.loads((tmp_path / "late/results.json").read_text())["error"] == ended["late"].error
     seen = {json.loads((tmp_path / kind / "results.json").read_text())["gpus"] for kind in kinds[:2]}
     assert seen == {"4", "7"}
 

@@ -70,13 +70,13 @@ class Job:
         if code < 0:
             self.error = f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
             self.state = "interrupted"
-            self._note()
+            self.note()
         elif code in STOPPED and self.state not in ("failed", "interrupted"):
             self.error, self.state = "stopped before it began", "interrupted"
-            self._note()
+            self.note()
         elif self.state not in ("failed", "interrupted"):
             self.error, self.state = self.error or self._last_line() or f"exit code {code}", "failed"
-            self._note()
+            self.note()
 
     def is_resumable(self) -> bool:
         """Whether it can go on from a resume point."""
@@ -101,7 +101,8 @@ class Job:
         except (OSError, ValueError, KeyError, IndexError, TypeError):
             return None, None  # it is just being written, or has not begun
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Write state and error into its results."""
         overrides = read_results(self.folder).get("overrides", self.overrides)
         note_results(self.folder, {"overrides": overrides, "status": self.state, "error": self.error})
 

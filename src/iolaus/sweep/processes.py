@@ -204,6 +204,7 @@ class Pool:
             for late in each([job]) if number in self._late else []:
                 if late.state not in DONE:
                     late.error = f"stopped after {self.timeout_s:g} s, hydra.launcher.timeout_s"
+                    late.note()
             found.append(job)
         self._stop_late()
         return found
