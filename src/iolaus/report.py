@@ -273,10 +273,8 @@ class Report:
     def _end(self, results: dict[str, Any], is_over: bool) -> None:
         """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
         if not self.config.trainer.fast_dev_run:
-            if is_over:
-                self._log_objective(
-                    results
-                )  # before the run counts as completed: a kill while it is drawn leaves no gap
+            if is_over:  # before the run counts as completed: a kill while it is drawn leaves no gap
+                self._log_objective(results)
             self._write(results)
             if is_over and self.draws:
                 self._draw(results, self.run.trainer.loggers if self.run else [])

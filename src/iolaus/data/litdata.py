@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from iolaus.data.arrow_rows import label_name
 from iolaus.data.image_folder import EXTENSIONS, image_pixels, new_images
 from iolaus.data.sniff import needed
-from iolaus.data.stream_order import Block
+from iolaus.data.stream_order import Block, stacked
 from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
 from iolaus.errors import UserError
 
@@ -113,6 +114,7 @@ class LitData(StreamedData):
             self.item_shape = tuple(state_dict["input_shape"])
 
 
+@dataclass
 class Samples:
     """Makes tensors of the samples of chunks.
 
@@ -129,39 +131,20 @@ class Samples:
         shape: that inputs must have; None: as the first one has.
     """
 
-    def __init__(
-        self,
-        inputs: Sequence[str | int] | None,
-        target: str | int | None,
-        never_input: str | int,
-        input_kind: str,
-        target_kind: str,
-        labels: dict[str, int] | None,
-        size: tuple[int, int] | None,
-        channels: int | None,
-        apply: Any,
-        shape: tuple[int, ...] | None,
-    ):
-        self.inputs = inputs
-        self.target = target
-        self.never_input = never_input
-        self.input_kind = input_kind
-        self.target_kind = target_kind
-        self.labels = labels
-        self.size = size
-        self.channels = channels
-        self.apply = apply
-        self.shape = shape
+    inputs: Sequence[str | int] | None
+    target: str | int | None
+    never_input: str | int
+    input_kind: str
+    target_kind: str
+    labels: dict[str, int] | None
+    size: tuple[int, int] | None
+    channels: int | None
+    apply: Any
+    shape: tuple[int, ...] | None
 
     def __call__(self, shard: Shard, start: int, stop: int) -> Iterator[Block]:
-        items: list[tuple[torch.Tensor, ...]] = []
-        for row, sample in enumerate(samples(shard.path, start, stop), start):
-            items.append(self._item(sample, f"data.path: {shard.path} row {row}"))
-            if len(items) == BLOCK:
-                yield tuple(torch.stack(parts) for parts in zip(*items, strict=True))
-                items = []
-        if items:
-            yield tuple(torch.stack(parts) for parts in zip(*items, strict=True))
+        rows = enumerate(samples(shard.path, start, stop), start)
+        yield from stacked((self._item(sample, f"data.path: {shard.path} row {row}") for row, sample in rows), BLOCK)
 
     def _item(self, sample: Any, place: str) -> tuple[torch.Tensor, ...]:
         names = self.inputs

@@ -4,6 +4,7 @@ Shards are shuffled, laid end to end and cut into streams of equal length; row i
 the streams can be shared out to any number of processes and workers without a change of the order, and a position is one number.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -223,6 +224,12 @@ class Plan:
                 yield Rows(self.stream(last % self.own).blocks(read, last // self.own)).take(1)
                 continue
             yield interleaved(rows % self.own, {m: taken[m].take(int((rows % self.own == m).sum())) for m in mine})
+
+
+def stacked(items: Iterator[Block], size: int) -> Iterator[Block]:
+    """Blocks of so many rows, of single rows without a first dimension; the last may be smaller."""
+    while rows := list(itertools.islice(items, size)):
+        yield tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
 def interleaved(places: np.ndarray, parts: dict[int, Block]) -> Block:

@@ -6,7 +6,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from iolaus.data.arrow_rows import label_name
 from iolaus.data.image_folder import new_images, pixels
 from iolaus.data.sniff import needed
-from iolaus.data.stream_order import Block
+from iolaus.data.stream_order import Block, stacked
 from iolaus.data.streaming import ReadShard, Shard, StreamedData
 from iolaus.errors import UserError
 
@@ -143,6 +144,7 @@ class WebDataset(StreamedData):
             self.item_shape = tuple(state_dict["input_shape"])
 
 
+@dataclass
 class TarReader:
     """Reads samples of tar files.
 
@@ -158,27 +160,15 @@ class TarReader:
         shape: that inputs must have; None: as the first one has.
     """
 
-    def __init__(
-        self,
-        inputs: Sequence[str],
-        targets: str | None,
-        target_kind: str,
-        input_kind: str,
-        labels: dict[str, int] | None,
-        size: tuple[int, int] | None,
-        channels: int | None,
-        apply: Any,
-        shape: tuple[int, ...] | None,
-    ):
-        self.inputs = inputs
-        self.targets = targets
-        self.target_kind = target_kind
-        self.input_kind = input_kind
-        self.labels = labels
-        self.size = size
-        self.channels = channels
-        self.apply = apply
-        self.shape = shape
+    inputs: Sequence[str]
+    targets: str | None
+    target_kind: str
+    input_kind: str
+    labels: dict[str, int] | None
+    size: tuple[int, int] | None
+    channels: int | None
+    apply: Any
+    shape: tuple[int, ...] | None
 
     def __call__(self, shard: Shard, start: int, stop: int) -> Iterator[Block]:
         mark = start // MARK
@@ -186,23 +176,16 @@ class TarReader:
 
     def blocks(self, path: Path, offset: int, skip: int, count: int | None) -> Iterator[Block]:
         """Blocks of the samples of a file from an offset on, without the first ones."""
+        yield from stacked(self._items(path, offset, skip, count), BLOCK)
+
+    def _items(self, path: Path, offset: int, skip: int, count: int | None) -> Iterator[tuple[torch.Tensor, ...]]:
         package = _package()
-        items: list[tuple[torch.Tensor, ...]] = []
         with _told(path), path.open("rb") as file:
             file.seek(offset)
             members = package.tariterators.tar_file_iterator(file)
             samples = package.tariterators.group_by_keys({**member, "__url__": str(path)} for member in members)
-            for number, sample in enumerate(samples):
-                if number < skip:
-                    continue
-                if count is not None and number >= skip + count:
-                    break
-                items.append(self._item(sample, path))
-                if len(items) == BLOCK:
-                    yield tuple(torch.stack(parts) for parts in zip(*items, strict=True))
-                    items = []
-        if items:
-            yield tuple(torch.stack(parts) for parts in zip(*items, strict=True))
+            for sample in islice(samples, skip, None if count is None else skip + count):
+                yield self._item(sample, path)
 
     def _item(self, sample: dict[str, Any], path: Path) -> tuple[torch.Tensor, ...]:
         place = f"data.path: {path} sample {sample['__key__']!r}"

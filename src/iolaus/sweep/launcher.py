@@ -121,7 +121,7 @@ class Sweep:
 
         Args:
             jobs: that differ in numbers alone.
-            settings: of each, as the method of this name gives them.
+            settings: of each, as `Sweep.settings` gives them.
             figures: of which they are drawn.
         """
         for job in jobs:
