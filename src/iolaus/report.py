@@ -153,6 +153,14 @@ class Report:
         best = self.run.history.best(objective.monitor, objective.mode) if self.run else None
         return best[objective.monitor] if best else None
 
+    def describe_data(self) -> None:
+        """Log how the data were understood, and what may make a score on them mean little."""
+        assert self.run is not None
+        if self._speaks:
+            log.info("%s", "\n".join(f"data: {line}" for line in self.run.data.describe()))
+            for line in self.run.data.warnings:
+                log.warning("data: %s", line)
+
     def info(self) -> None:
         """Say and draw what the run is going to do."""
         assert self.run is not None
@@ -346,6 +354,7 @@ class Report:
             "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
             "tested": self.tested,
             "num_parameters": _count(run) if run else None,
+            "data": {"description": run.data.describe(), "warnings": run.data.warnings} if run else None,
             "processes": ranks.count(),
             "seconds": {"total": round(time.monotonic() - self._start, 3), "fit": round(self.fit_seconds, 3)},
             "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,

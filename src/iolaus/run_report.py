@@ -96,6 +96,7 @@ def _parts(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
     if results.get("error"):
         yield Code(str(results["error"]))
     yield from _metrics(results)
+    yield from _data(results.get("data"))
     yield from _changed(results.get("changed"))
     yield from _shown(folder, results)
     yield from _model(folder)
@@ -161,6 +162,13 @@ def _metrics(results: dict[str, Any]) -> Iterator[Part]:
         yield Table(["metric", *columns], metrics_table(columns))
     if study := results["metrics"].get("study"):
         yield Table(["value", "found"], [[name, f"{value:.6g}"] for name, value in study.items()])
+
+
+def _data(data: dict[str, Any] | None) -> Iterator[Part]:
+    """How the data were understood, and the warnings about them."""
+    if data:
+        yield Heading("Data")
+        yield Items([*map(str, data["description"]), *(f"Warning: {line}" for line in data["warnings"])])
 
 
 def _changed(changed: dict[str, Any] | None) -> Iterator[Part]:
