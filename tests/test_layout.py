@@ -16,7 +16,9 @@ OPTIONS = sorted(CONF.rglob("*.yaml"))
 LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment", "init"}
 # Lower numbers may not import higher ones.
 LAYERS = {
-    **dict.fromkeys(["errors", "exhibits", "interpolations", "random_state", "signals", "slurm", "terminal"], 0),
+    **dict.fromkeys(
+        ["errors", "exhibits", "interpolations", "overrides", "random_state", "signals", "slurm", "terminal"], 0
+    ),
     "files": 0.5,
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "ranks": 0.5,
@@ -170,6 +172,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "tables",
             "terminal",
             "files",
+            "overrides",
             "pages",
             "run_report",
             "closing",
