@@ -31,10 +31,12 @@ from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.results import command, git, machine, setting, told, versions
+from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
 from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
 from iolaus.terminal import RESULT
+from iolaus.user_code import UserCodeError
 
 log = logging.getLogger("iolaus")
 
@@ -266,8 +268,12 @@ class Report:
         if isinstance(error, ranks.Lost) and (cause := ranks.first_error()):
             error, stopped = UserError(cause), False
         status = "completed" if error is None else "interrupted" if stopped else "pruned" if pruned else "failed"
-        if error is not None and status == "failed" and not isinstance(error, UserError):
-            log.debug("", exc_info=(type(error), error, traceback))
+        if (
+            error is not None
+            and status == "failed"
+            and (isinstance(error, UserCodeError) or not isinstance(error, UserError))
+        ):
+            log_traceback(error)
         if self._speaks:
             self._end(self._results(status, error), is_over=not (stopped or pruned))
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":

@@ -146,7 +146,7 @@ class DataModule(pl.LightningDataModule, ABC):
             }
             self.input_shape = tuple(done["train"][0][0].shape)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
         return done
 
     def fit_splits(self) -> None:
