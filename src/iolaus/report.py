@@ -1,12 +1,14 @@
 """The course of a run from its folder to its end: results.json for programs, a report and a table for people."""
 
 import fcntl
+import functools
 import json
 import logging
 import math
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -36,7 +38,7 @@ from iolaus.run_report import write_report
 from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
 from iolaus.terminal import RESULT
-from iolaus.user_code import UserCodeError
+from iolaus.user_code import UserCodeError, warn_on_failure
 
 log = logging.getLogger("iolaus")
 
@@ -253,8 +255,9 @@ class Report:
 
         task = self.run.task
         task.eval()
-        with torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
-            self._exhibits = task.show(self.run.data)
+        left_out = warn_on_failure(f"samples of the test by {type(task).__name__}.show")
+        with left_out, torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
+            self._exhibits = dict(task.show(self.run.data))
         for name, value in self.run.history.test.items():
             if name.startswith("loss/") and not math.isfinite(value):
                 log.warning("%s: is %s; look for extreme values in the test split", name, value)
@@ -378,21 +381,30 @@ class Report:
         if run is None:
             self._shown = show.show(self._exhibits, self.folder, [], 0)
             return
-        drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
+        drawn: dict[str, Callable[[], Any]] = {}
         if run.history.rows:
-            drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        self._shown = [show.figure(name, f, self.folder, loggers, results["steps"]) for name, f in drawn.items()]
+            drawn["learning_curves"] = lambda: figures.learning_curves(run.history.rows, results["best_epoch"])
+        for name in run.task.figures:
+            if name in figures.DRAWN:
+                drawn[name] = functools.partial(_metric_figure, run, name)
+        self._shown = []
+        for name, make_figure in drawn.items():
+            with warn_on_failure(f"figures/{name}.png"):
+                self._shown.append(show.figure(name, make_figure(), self.folder, loggers, results["steps"]))
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
-            self._exhibits |= callback.show() if hasattr(callback, "show") else {}
+            with warn_on_failure(f"{type(callback).__name__}.show"):
+                self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         self._shown += show.show(self._exhibits, self.folder, loggers, results["steps"])
-        for file in _profiles(run, self.folder):
-            text = f"```\n{file.read_text(encoding='utf-8')}\n```"
-            for logger in loggers:
-                if isinstance(logger, TensorBoard):
-                    logger.add("text", f"profile/{file.stem}", text, results["steps"])
+        with warn_on_failure("profile"):
+            for file in _profiles(run, self.folder):
+                text = f"```\n{file.read_text(encoding='utf-8')}\n```"
+                for logger in loggers:
+                    if isinstance(logger, TensorBoard):
+                        logger.add("text", f"profile/{file.stem}", text, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
-            for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
-                self._shown.append({"file": f"figures/{path.name}"})
+            for name, draw in (("schedule", draw_schedule), ("inputs", draw_inputs)):
+                with warn_on_failure(f"figures/{name}.png"):
+                    self._shown += [{"file": f"figures/{path.name}"} for path in draw(run, self.folder)]
         for logger in loggers:
             if isinstance(logger, TensorBoard):
                 logger.save()
@@ -465,6 +477,10 @@ def claim(folder: Path, resumed: bool) -> TextIO:
         held.close()
         raise UserError(f"output_dir: {folder} holds {', '.join(others)} of something else; choose another folder")
     return held
+
+
+def _metric_figure(run: Run, name: str) -> Any:
+    return figures.draw_metric(name, _plain(run.task.figures[name]), run.data.class_names)
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,9 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 def log_traceback(error: BaseException) -> None:
     """Write the whole traceback of an error to train.log alone."""
-    logging.getLogger("iolaus").error("traceback:", exc_info=error, extra=FILE_ONLY)
+    log = logging.getLogger("iolaus")
+    if log.hasHandlers():  # without any, Python would write it to the terminal
+        log.error("traceback:", exc_info=error, extra=FILE_ONLY)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Errors raised in the user's own code: the part and the stage, then the lines of that code alone."""
 
 import linecache
+import logging
 import os
 import re
 import site
@@ -16,6 +17,9 @@ from typing import Any
 
 from iolaus import ranks
 from iolaus.errors import Pruned, UserError
+from iolaus.run_log import log_traceback
+
+log = logging.getLogger("iolaus")
 
 MAX_LINES = 5  # of the user's code that a message shows; train.log has the whole traceback
 MAX_LETTERS = 300  # of the error's own text
@@ -94,6 +98,29 @@ def user_errors_located(settings: dict[str, Any], log_file: Path | None = None) 
         if failure is None:
             raise
         raise UserCodeError(_describe(failure, settings, log_file)) from error
+
+
+@contextmanager
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Leave out what fails: a figure or sample is no reason to end a run, so a warning says why; train.log has the traceback.
+
+    Args:
+        what: is made, by the name of its file or setting.
+    """
+    try:
+        yield
+    except Exception as error:  # networks, metrics and drawings fail in more ways than can be listed
+        if ranks.is_of_connection(error):
+            raise
+        log.warning("%s: left out: %s", what, failure_line(error))
+        log_traceback(error)
+
+
+def failure_line(error: BaseException) -> str:
+    """The reason of an error in a line, with the line of the user's code where it passed through it."""
+    failure = find_failure(error)
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"{text}  ({_relative(failure.lines[-1])})" if failure else text
 
 
 def find_failure(error: BaseException, packages: Collection[str] = ()) -> Failure | None:
