@@ -64,7 +64,7 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
     samples = [one_of(batch, k) for k in range(len(batch[-1]))]
     if data.input_kind == "image":
         images = batch[0].float()
-        if is_spatial(batch[-1], images):
+        if batch[-1].ndim > 2 and batch[-1].shape[-2:] == images.shape[-2:]:
             return {"inputs": beside_targets(images, batch[-1])}
         return {"inputs": Images(images, [_title(sample, data) for sample in samples])}
     if data.input_kind == "tokens":
@@ -81,11 +81,6 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
     targets = [target_in_words(sample, data) for sample in samples]
     cells = [[*row.values(), target] for row, target in zip(rows, targets, strict=False)]
     return {"inputs": Table([*rows[0], "target"], cells)}
-
-
-def is_spatial(target: torch.Tensor, images: torch.Tensor) -> bool:
-    """Whether targets are images themselves, such as masks: (B, H, W) or (B, C, H, W) with the inputs' height and width."""
-    return target.ndim >= 3 and target.shape[-2:] == images.shape[-2:]
 
 
 def beside_targets(images: torch.Tensor, targets: torch.Tensor) -> Images:

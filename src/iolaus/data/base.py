@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus import ranks
-from iolaus.augment.transforms import composed
+from iolaus.augment.base import is_spatial
+from iolaus.augment.transforms import apply_to_both, composed
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
@@ -139,9 +140,7 @@ class DataModule(pl.LightningDataModule, ABC):
         try:
             apply = composed(self.transforms, at_random=False)
             done: dict[str, Dataset] = {
-                name: TensorDataset(torch.cat([apply(block) for block in d.tensors[0].split(BLOCK)]), *d.tensors[1:])
-                if isinstance(d, TensorDataset)
-                else Transformed(d, apply)
+                name: _transformed_tensors(d, apply) if isinstance(d, TensorDataset) else Transformed(d, apply)
                 for name, d in datasets.items()
             }
             self.input_shape = tuple(done["train"][0][0].shape)
@@ -462,10 +461,19 @@ def _share() -> Share:
     return ranks.rank(), ranks.count()
 
 
-class Transformed(Dataset):
-    """A data set outside memory whose images are transformed when they are asked for."""
+def _transformed_tensors(dataset: TensorDataset, apply: Callable[..., Any]) -> TensorDataset:
+    images, *others = dataset.tensors
+    if not is_spatial(others[-1], images):
+        return TensorDataset(torch.cat([apply(block) for block in images.split(BLOCK)]), *others)
+    pairs = [apply_to_both(apply, *pair) for pair in zip(images.split(BLOCK), others[-1].split(BLOCK), strict=True)]
+    moved, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return TensorDataset(moved, *others[:-1], targets)
 
-    def __init__(self, dataset: Dataset, apply: Callable[[torch.Tensor], torch.Tensor]):
+
+class Transformed(Dataset):
+    """A data set outside memory whose images are transformed when they are asked for, and with them targets that are images."""
+
+    def __init__(self, dataset: Dataset, apply: Callable[..., Any]):
         self.dataset = dataset
         self.apply = apply
         self.targets = getattr(dataset, "targets", None)
@@ -475,6 +483,8 @@ class Transformed(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
         image, target = self.dataset[index]
+        if isinstance(target, torch.Tensor) and is_spatial(target[None], image[None]):
+            return apply_to_both(self.apply, image, target)
         return self.apply(image), target
 
     def fingerprint(self) -> str:
