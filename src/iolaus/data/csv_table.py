@@ -252,7 +252,7 @@ class Table(DataModule, ABC):
                 where = f"data.path: {self.path} {self.place} {cells.index[0]}, column {name!r}"
                 raise UserError(
                     f"{where}: {cells.iloc[0]!r} may have a decimal point, or a point between thousands as beside the decimal commas of "
-                    f"column {commas[0]!r}; set data.decimal=. or {override_text('data.decimal', ',')}"
+                    f"column {commas[0]!r}; set {override_text('data.decimal', ',')} for the latter"
                 )
 
     def _dropping(self, name: str) -> str:
