@@ -87,6 +87,17 @@ def test_a_category_called_none_is_a_category(tmp_path):
     assert data.encoding["size"]["categories"] == ["big", "none", "small"]
 
 
+def test_a_level_called_None_is_a_gap_of_which_the_message_says_so(tmp_path):
+    rows = "".join(f"{('None', 'Some', 'Marked')[i % 3]},{i % 2}\n" for i in range(30))
+    path = written(tmp_path, "improved,y\n" + rows)
+    with pytest.raises(
+        UserError, match=r"'None' in 10 cells means an empty one; data\.keep_default_na=false makes it a text"
+    ):
+        read(path, "y")
+    assert "'None' in 10 cells" in read(path, "y", missing="drop").gaps[0]
+    assert read(path, "y", keep_default_na=False).encoding["improved"]["categories"] == ["Marked", "None", "Some"]
+
+
 def test_texts_that_mean_a_gap_can_be_added(tmp_path):
     rows = "".join(f"{'?' if i == 3 else i / 2},{i % 2}\n" for i in range(30))
     data = read(written(tmp_path, "x,y\n" + rows), "y", na=["?"], missing="drop")

@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,17 +98,23 @@ class Table(DataModule, ABC):
         self.target_notation: Notation | None = None
         self.left_out: list[str] = []  # columns that are not used, with the reason
         self.gaps: list[str] = []  # lines on empty cells
+        self.gap_words: Mapping[
+            str, int
+        ] = {}  # texts of the file that was read last that mean an empty cell, with their number
 
     def load(self) -> dict[str, Dataset]:
         places = {"train": ("data.path", self.path)}
         if self.test_path is not None:
             places["test"] = ("data.test_path", self.test_path)
-        tables = {split: self.read(path) for split, (_, path) in places.items()}
+        tables = {}
+        words = {}
+        for split, (_, path) in places.items():
+            tables[split], words[split] = self.read(path), self._words()
         names = list(self.encoding) or self._useful(tables["train"], self._input_names(tables["train"]))
         for split, table in tables.items():
             if absent := [n for n in [*names, self.target] if n not in table.columns]:
                 raise UserError(f"{': '.join(places[split])} has no column {absent[0]!r}")
-            tables[split] = self._without_gaps(table, names, places[split][1])
+            tables[split] = self._without_gaps(table, names, places[split][1], words[split])
         if not self.encoding:
             self._learn(tables["train"], names)
         self.input_shape = (sum(len(e["categories"] or [None]) for e in self.encoding.values()),)
@@ -164,7 +170,16 @@ class Table(DataModule, ABC):
             raise UserError(f"data.columns: no column is left to predict from  (left out: {listed(self.left_out)})")
         return useful
 
-    def _without_gaps(self, table: "pd.DataFrame", names: list[str], path: str) -> "pd.DataFrame":
+    def _words(self) -> str:
+        """How a message says which words of the file that was read last mean an empty cell."""
+        words = [f"{word!r} in {count:,}" for word, count in self.gap_words.items()]
+        return (
+            f"  ({listed(words, 4)} cells means an empty one; data.keep_default_na=false makes it a text)"
+            if words
+            else ""
+        )
+
+    def _without_gaps(self, table: "pd.DataFrame", names: list[str], path: str, words: str) -> "pd.DataFrame":
         """Refuse or drop rows with empty cells; those that will be filled stay."""
         empty = table[[*names, self.target]] == ""
         must_go = empty[[self.target]] if self.missing in ("mean", "median") else empty
@@ -174,7 +189,7 @@ class Table(DataModule, ABC):
             column = empty.columns[empty.loc[line].to_numpy().argmax()]
             raise UserError(
                 f"data.path: {path} {self.place} {line}, column {column!r}: the cell is empty; "
-                f"{int(rows.sum())} of {len(table)} rows have such cells\n"
+                f"{int(rows.sum())} of {len(table)} rows have such cells{words}\n"
                 "set data.missing=drop to leave those rows out, or data.missing=mean or median to fill them in"
             )
         if empty.any(axis=None):
@@ -182,6 +197,7 @@ class Table(DataModule, ABC):
             self.gaps.append(
                 f"empty cells of {path}: {listed(columns)}; {int(rows.sum()):,} of {len(table):,} rows are left out"
                 + (f", other cells filled by the {self.missing}" if self.missing in ("mean", "median") else "")
+                + words
             )
         table = table[~rows]
         if len(table) == 0:
@@ -465,6 +481,7 @@ class CsvTable(Table):
         separator: what stands between two cells: a character, or tab, semicolon, comma, pipe, space.
         header: number of the line with the column names, from 1.
         skip_lines: numbers of lines of `path` after it that are left out, as a line of totals.
+        keep_default_na: whether the words that pandas takes for an empty cell mean one; if not, those of `na` alone do.
         encoding: of the text, by Python's name.
         table: columns, drop, test_path, missing and the settings that every data set has; see Table.
 
@@ -479,6 +496,7 @@ class CsvTable(Table):
         separator: str = ",",
         header: int = 1,
         skip_lines: Sequence[int] = (),
+        keep_default_na: bool = True,
         encoding: str = "utf-8",
         **table: Any,
     ):
@@ -486,6 +504,7 @@ class CsvTable(Table):
         self.separator = separator
         self.header = header
         self.skip_lines = list(skip_lines)
+        self.keep_default_na = keep_default_na
         self.encoding_name = encoding
 
     def read(self, path: str) -> "pd.DataFrame":
@@ -504,13 +523,16 @@ class CsvTable(Table):
             yield pd.DataFrame(list(cells), columns=file.names, index=list(lines), dtype=str)
         if is_empty:
             raise UserError(f"data.path: {path} has column names and no rows")
+        self.gap_words = file.gap_words
 
     def unnamed(self) -> list[str]:
         return self._file(self.path).unnamed
 
     def _file(self, path: str) -> TextTable:
         skipped = tuple(self.skip_lines) if path == self.path else ()
-        return TextTable(path, self.separator, self.header, skipped, tuple(self.na), self.encoding_name)
+        return TextTable(
+            path, self.separator, self.header, skipped, tuple(self.na), self.keep_default_na, self.encoding_name
+        )
 
     def _skipping(self, line: int) -> str:
         return f"to leave the line out: {override_text('data.skip_lines', [*self.skip_lines, line])}; "

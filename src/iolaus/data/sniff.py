@@ -24,6 +24,7 @@ SETTINGS = (
     "header",
     "skip_lines",
     "na",
+    "keep_default_na",
     "decimal",
     "thousands",
     "encoding",
@@ -74,7 +75,9 @@ def told_by_file(data: Mapping[str, Any]) -> dict[str, str]:
 
 def text_table(path: str, data: Mapping[str, Any]) -> TextTable:
     """Return the table of text that the settings of a data set describe, with their defaults where they are absent."""
-    given = {key: data[key] for key in ("separator", "header", "encoding") if data.get(key) is not None}
+    given = {
+        key: data[key] for key in ("separator", "header", "keep_default_na", "encoding") if data.get(key) is not None
+    }
     return TextTable(path, **given, skip_lines=tuple(data.get("skip_lines") or ()), na=tuple(data.get("na") or ()))
 
 

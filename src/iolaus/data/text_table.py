@@ -3,8 +3,9 @@
 import csv
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class TextTable:
         header: number of the line with the column names, from 1.
         skip_lines: numbers of lines after it that are left out.
         na: texts that mean an empty cell, besides those that pandas takes for one.
+        keep_default_na: whether the words that pandas takes for an empty cell mean one.
         encoding: of the text, by Python's name.
 
     Raises:
@@ -38,7 +40,11 @@ class TextTable:
     header: int = 1
     skip_lines: Sequence[int] = ()
     na: Sequence[str] = ()
+    keep_default_na: bool = True
     encoding: str = "utf-8"
+    gap_words: Counter[str] = field(
+        default_factory=Counter, init=False, compare=False
+    )  # those that `rows` took for empty cells
 
     @cached_property
     def names(self) -> list[str]:
@@ -53,12 +59,14 @@ class TextTable:
     def rows(self) -> Iterator[Row]:
         """Yield the rows as cells without space around them; an empty cell, or one that means it, is ""."""
         has_row_names, width = self.names[0] == "column_0", len(self.names)
-        gaps = GAP_WORDS | set(map(str, self.na))
+        gaps = {"", *map(str, self.na)} | (GAP_WORDS if self.keep_default_na else set())
         skipped = set(self.skip_lines)
         for line, row in self._records():
             if line in skipped:
                 continue
             cells = ["" if (text := cell.strip()) in gaps else text for cell in row]
+            if "" in cells:
+                self.gap_words.update(text for cell in row if (text := cell.strip()) and text in gaps)
             while len(cells) > width and not cells[-1]:
                 cells.pop()  # a separator at the end of the line
             if len(cells) > width or (has_row_names and len(cells) < width):
