@@ -17,7 +17,18 @@ LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment
 # Lower numbers may not import higher ones.
 LAYERS = {
     **dict.fromkeys(
-        ["errors", "exhibits", "interpolations", "overrides", "random_state", "signals", "slurm", "terminal"], 0
+        [
+            "commands",
+            "errors",
+            "exhibits",
+            "interpolations",
+            "overrides",
+            "random_state",
+            "signals",
+            "slurm",
+            "terminal",
+        ],
+        0,
     ),
     "files": 0.5,
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
@@ -172,6 +183,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "tables",
             "terminal",
             "files",
+            "commands",
             "overrides",
             "pages",
             "run_report",

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from iolaus import ranks
+from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
 from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, target_of
@@ -315,7 +316,7 @@ def _missing_package(definition: Definition, choice: str) -> Iterator[str]:
     """That the package which a class names, and needs, is not installed."""
     package, extra = attribute(definition, "package"), attribute(definition, "extra")
     if isinstance(package, str) and package and not _is_installed(package):
-        yield f"{choice}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
+        yield f"{choice}: the package {package} is not installed; {install_command(str(extra))}"
 
 
 def _is_installed(package: str) -> bool:

@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.signature import Definition, find, signature
 
@@ -16,7 +17,7 @@ UNREADABLE = "not understood"
 ABSENT = {
     "logger=neptune": "Neptune's service has ended, in March 2026; choose wandb, mlflow, comet or tensorboard",
     **{
-        f"hydra/launcher={name}": f"the package {package} is not installed; pip install 'iolaus[launchers]'"
+        f"hydra/launcher={name}": f"the package {package} is not installed; {install_command('launchers')}"
         for package, names in {
             "hydra-joblib-launcher": ("joblib",),
             "hydra-submitit-launcher": ("submitit_local", "submitit_slurm", "slurm"),

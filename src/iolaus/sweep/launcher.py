@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from iolaus.commands import config_flags
 from iolaus.defaults import changed_by, several
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
@@ -25,7 +26,6 @@ from iolaus.terminal import has_boxes, is_live
 log = logging.getLogger("iolaus")
 
 OWN = ("hydra.sweep", "hydra.run", "hydra.launcher", "hydra.mode", "hydra/launcher", "hydra/sweeper")
-FLAGS = {"--config-name": 1, "-cn": 1, "--config-dir": 1, "-cd": 1, "--config-path": 1, "-cp": 1}
 TOGETHER, PART = "together", "jobs.pickle"  # what processes of several jobs have: their folder, and what they are given
 DRAWN_S = 0.5  # between two drawings of the table
 
@@ -51,7 +51,7 @@ class Sweep:
         self._starter: Starter = Forked() if warm else Fresh()  # which imports while jobs are composed
         self._pool: Pool | None = None
         self._claims: Claims | None = None
-        self._flags = list(_flags(sys.argv[1:]))
+        self._flags = list(config_flags(sys.argv[1:]))
         self._hydra = [word for word in config.hydra.overrides.hydra if not word.startswith(OWN)]
 
     def __enter__(self) -> "Sweep":
@@ -318,16 +318,3 @@ def _table(jobs: Sequence[Job]) -> Any:
     if waiting:
         table.add_row("", f"and {waiting} that wait", "", "", "")
     return table
-
-
-def _flags(words: Sequence[str]) -> Iterator[str]:
-    """Hydra's flags that a job gets too: where the settings are."""
-    take = 0
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if take:
-            take -= 1
-            yield word
-        elif name in FLAGS:
-            take = 0 if equals else FLAGS[name]
-            yield word
