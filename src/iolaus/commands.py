@@ -30,6 +30,16 @@ def train_command(script: str, flags: Sequence[str], overrides: Sequence[str]) -
     return shlex.join(["python", script, *flags, *overrides])
 
 
+def script_of(command: object) -> str | None:
+    """Return the script of a command that a run has noted; None where it ran another program."""
+    try:
+        words = shlex.split(str(command))
+    except ValueError:  # of a stranger
+        return None
+    is_python = len(words) > 1 and words[0].startswith("python") and words[1].endswith(".py")
+    return words[1] if is_python and not words[1].endswith("__main__.py") else None
+
+
 def run_command(verb: str, folder: Path, allow: Sequence[str] = (), file: str = "") -> str:
     """Return the command that does something with a finished run.
 

@@ -37,12 +37,12 @@ import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus import ranks, slurm
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
-from iolaus.defaults import changed_by, several
+from iolaus.defaults import changed_by, flags_of, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
 from iolaus.rules import GROUPS, LISTS
-from iolaus.runs import Job, SafeLoader, option_text
+from iolaus.runs import Job, SafeLoader, option_text, resume_command
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
 from iolaus.sweep.processes import faults
@@ -198,7 +198,7 @@ def _friendly(argv: list[str]) -> list[str]:
                 raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
             if (Path(folder) / jobs.PLAN).exists() and jobs.read_plan(Path(folder)).get("words") != jobs.typed:
                 raise UserError(
-                    f"output_dir: {folder} holds another sweep; choose another folder, or go on with it: resume={folder}"
+                    f"output_dir: {folder} holds another sweep; choose another folder, or go on with it: {resume_command(Path(folder))}"
                 )
             words[i] = f'{place}="{folder}"'  # quoted: paths may hold what Hydra's grammar gives a meaning
     return words
@@ -237,7 +237,8 @@ def this_job(config: DictConfig) -> Job:
     """What was asked for, inside a job with these settings."""
     settings = HydraConfig.get()
     chosen = {g: c for g, c in _choices(settings).items() if g in GROUPS and c is not None}
-    return Job(list(settings.overrides.task), chosen | several(settings), changed=changed_by(settings, config))
+    changed, flags = changed_by(settings, config), flags_of(settings)
+    return Job(list(settings.overrides.task), chosen | several(settings), changed=changed, flags=flags)
 
 
 def _choices(settings: Any) -> dict[str, Any]:

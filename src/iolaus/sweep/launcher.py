@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from iolaus.commands import config_flags
-from iolaus.defaults import changed_by, several
+from iolaus.defaults import changed_by, flags_of, several
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
@@ -132,6 +132,7 @@ class Sweep:
             overrides=[job.overrides for job in jobs],
             choices=[chosen for _, chosen in settings],
             changes=[self.changed(job)() for job in jobs],
+            flags=flags_of(self.config.hydra),
             figures=figures,
         ).write(part.folder / PART)
         return part
@@ -192,7 +193,8 @@ class Sweep:
             job.state, job.error = "failed", "another process is training in its folder"
             return
         if job.is_resumable():
-            allowed = [word for word in self.config.hydra.overrides.task if word.startswith("allow=")]
+            packages = ",".join(self._composed[job.number].get("allow") or [])
+            allowed = [f"allow=[{packages}]"] if packages else []
             self.pool.start(job, [str(self.script), f"resume={job.folder}", *allowed])
             return
         job.make_room()
