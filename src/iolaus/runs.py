@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from iolaus.commands import run_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.files import INDEX
+from iolaus.normalize import expand_home, quote_home
 
 MOST_BYTES = 2**20  # of a settings file
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where PyYAML has it
@@ -199,7 +200,7 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
     config = OmegaConf.create(settings)
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_override(quote_home(text))
         except HydraException:
             raise UserError(f"{text}: write KEY=VALUE") from None
         *parents, name = override.key_or_group.split(".")
@@ -219,7 +220,7 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
         elif override.is_sweep_override():
             raise UserError(f"{text}: one value, not several")
         else:
-            parent[name] = override.value()
+            parent[name] = expand_home(override.value())
     return config
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from iolaus.commands import config_flags
 from iolaus.defaults import changed_by, flags_of, several
 from iolaus.errors import UserError
+from iolaus.normalize import normalize
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
 from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, Job, Together, each, typed, write_plan
@@ -75,7 +76,7 @@ class Sweep:
             overrides: all of its settings.
             varying: those that tell it from others, by which it is called.
         """
-        config = self.config_loader.load_sweep_config(self.config, list(overrides))
+        config = normalize(self.config_loader.load_sweep_config(self.config, list(overrides)))
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
             config.hydra.job.override_dirname = "_".join(word.replace("=", "-") for word in varying)
