@@ -34,6 +34,7 @@ from iolaus.results import command, framework, git, machine, setting, told, vers
 from iolaus.run_report import write_report
 from iolaus.runs import Job, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strategy.ddp import unused_error
 from iolaus.terminal import RESULT
 
 log = logging.getLogger("iolaus")
@@ -214,6 +215,10 @@ class Report:
             raise
         except SystemExit:
             raise KeyboardInterrupt from None  # Lightning's answer to Ctrl-C
+        except RuntimeError as error:
+            if (unused := unused_error(error, self.run.trainer.strategy)) is not None:
+                raise unused from error
+            raise
         finally:
             points = self.run.callback(ResumePoints)
             self.fit_seconds = time.monotonic() - start + (points.seconds_before if points else 0.0)
