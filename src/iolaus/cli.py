@@ -138,7 +138,7 @@ def _main(arguments: list[str] | None) -> None:
     look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
     look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
     for command in (test, go_on, foresee, look, hand_on, wait):
-        command.add_argument("run", type=home_path, metavar="RUN", help="the run's folder")
+        command.add_argument("run", type=home_path, metavar="RUN", help="the run's folder; every path may begin with ~")
         if command is foresee:
             command.add_argument(
                 "words",

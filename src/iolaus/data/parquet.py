@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from iolaus.data.csv_table import Table
 from iolaus.data.sniff import file_format, needed, parquet_columns
 from iolaus.errors import UserError
+from iolaus.overrides import override_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ class ParquetTable(Table):
             if is_used or column.name == self.target:
                 raise UserError(
                     f"data.path: {path} column {column.name!r} holds {kind}, neither numbers nor texts; leave it out: "
-                    f"data.drop=[{column.name}]"
+                    f"{override_text('data.drop', [*self.drop, column.name])}"
                 )
             return column.isna().map(lambda _: "")
         return column.astype(object).where(column.notna(), "").map(lambda value: str(value).strip())
