@@ -54,8 +54,11 @@ CSV = "data=csv data.target=label "
 CASES = [
     # typos
     ("data=irs", "data=irs", "did you mean 'iris'"),
-    ("modle=mlp", "modle=mlp", "did you mean 'model'"),
+    ("modle=mlp", "modle=mlp", "did you mean model=mlp?"),
     ("model=mpl", "model=mpl", "did you mean 'mlp'"),
+    ("lr=0.1", "no setting or group 'lr'", "did you mean optim.lr=0.1?"),
+    ("data=irs loss=mse", "data=irs", "did you mean 'iris'"),
+    ("--epochs 5 data=iris", "--epochs 5: there is no such flag", "did you mean trainer.max_epochs=5 or"),
     ("optim.lrr=1", "optim.lrr", "torch.optim.Adam has no argument 'lrr'; did you mean 'lr'"),
     ("+optim.lrr=1", "optim.lrr", "did you mean 'lr'"),
     ("trainer.max_epoch=3", "trainer.max_epoch", "did you mean 'max_epochs'"),
@@ -234,6 +237,13 @@ def test_a_task_that_the_file_would_tell_is_not_asked_for(command):
     assert outcome.code == 1
     assert "no argument 'nosuch'" in outcome.text
     assert "task" not in outcome.text
+
+
+def test_a_wrong_option_is_named_alone(command):
+    """What follows from the default in its place is no mistake of the user's; other mistakes are."""
+    assert command("data=irs", "loss=mse", "data.size=3").text.startswith("data=irs: there is no data 'irs'")
+    lines = command("data=irs", "loss=mse", "data.size=3", "model=mpl", "lr=1").text.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["data=irs", "model=mpl", "lr=1"]
 
 
 def test_a_refused_configuration_leaves_no_folder(command, tmp_path):
