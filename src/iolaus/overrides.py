@@ -47,11 +47,11 @@ def value_text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return "[" + ",".join(map(value_text, value)) + "]"
     text = str(value)
-    return text if PLAIN.fullmatch(text) else _quoted(text)
+    return text if PLAIN.fullmatch(text) else quoted(text)
 
 
-def _quoted(text: str) -> str:
-    """Quote a text: OmegaConf must read no interpolation in it, and Hydra no end before its end."""
+def quoted(text: str) -> str:
+    """Quote a text for Hydra's grammar: OmegaConf must read no interpolation in it, and Hydra no end before its end."""
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     return '"' + re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + (r"\"" if found[2] else ""), literal) + '"'
 

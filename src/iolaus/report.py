@@ -32,11 +32,12 @@ from iolaus.init_from import take_weights
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
-from iolaus.results import command, git, machine, setting, told, versions
+from iolaus.results import command, framework, git, machine, setting, told, versions
 from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
-from iolaus.runs import Job, read_results
+from iolaus.runs import Job, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strategy.ddp import unused_error
 from iolaus.terminal import RESULT
 from iolaus.user_code import UserCodeError, warn_on_failure
 
@@ -80,6 +81,10 @@ class Report:
         self._speaks = ranks.is_first()
         self._claim: TextIO | None = None
         self._step = 0  # how many steps it has
+        self._code = {
+            "git": git(self.folder),
+            "framework": framework(),
+        }  # as the run begins: files may change meanwhile
 
     def __enter__(self) -> "Report":
         if self._speaks:
@@ -113,7 +118,7 @@ class Report:
             if not (isinstance(logger, Service) and self.config.stages == ["info"]):
                 logger.log_hyperparams(self._hyperparameters())
             if isinstance(logger, TensorBoard):  # so that it alone tells what a run was
-                text = f"`{command(self.job.overrides)}`\n\n```yaml\n{self._settings()}```"
+                text = f"`{command(self.job)}`\n\n```yaml\n{self._settings()}```"
                 logger.add("text", "config", text, self._step)
         for service in self._services:
             service.log_again(self.run.history.rows)
@@ -222,6 +227,10 @@ class Report:
             raise
         except SystemExit:
             raise KeyboardInterrupt from None  # Lightning's answer to Ctrl-C
+        except RuntimeError as error:
+            if (unused := unused_error(error, self.run.trainer.strategy)) is not None:
+                raise unused from error
+            raise
         finally:
             points = self.run.callback(ResumePoints)
             self.fit_seconds = time.monotonic() - start + (points.seconds_before if points else 0.0)
@@ -348,8 +357,9 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": command(self.job.overrides),
+            "command": command(self.job),
             "overrides": self.job.overrides,
+            "flags": self.job.flags,
             "changed": None,  # found at the end
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
@@ -370,7 +380,7 @@ class Report:
             "shown": [],
             "versions": versions(),
             "machine": machine(),
-            "git": git(),
+            **self._code,
             "error": told(error),
             **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
@@ -432,7 +442,8 @@ class Report:
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets
         services = [service.next_command for service in self._services if service.next_command]
-        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable))
+        allow = list(self.config.get("allow") or [])
+        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable, allow))
 
 
 def _profiles(run: Run, folder: Path) -> list[Path]:
@@ -471,7 +482,7 @@ def claim(folder: Path, resumed: bool) -> TextIO:
     if not resumed and (folder / "config.yaml").exists():
         held.close()
         raise UserError(
-            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: resume={folder}"
+            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: {resume_command(folder)}"
         )
     if not resumed and (others := [name for name in WRITTEN if (folder / name).exists()]):
         held.close()

@@ -17,6 +17,7 @@ from iolaus.augment.transforms import apply_to_both, composed
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
+from iolaus.data.score_warnings import score_warnings
 from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
 
@@ -132,6 +133,11 @@ class DataModule(pl.LightningDataModule, ABC):
                 self._cut(name, total)
         self.fit_splits()
         self._check()
+        dataset = self.datasets["train"]
+        if self.input_kind == "table" and isinstance(dataset, TensorDataset) and dataset.tensors[0].ndim == 2:
+            inputs, targets = dataset.tensors
+            rows, columns = self.rows["train"], self.input_columns()
+            self.warnings += score_warnings(inputs, targets, rows, columns, self.target_kind)
 
     def _transformed(self, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
         """The data sets with their images transformed, at once where they are in memory; the shape becomes that of the result."""
@@ -303,6 +309,11 @@ class DataModule(pl.LightningDataModule, ABC):
             return [f"target: regression, {float(values.min()):g} to {float(values.max()):g} in the training rows"]
         kind = f"regression, {self.num_targets} numbers" if self.target_kind == "real" else self.target_kind
         return [f"target: {kind}"]
+
+    def input_columns(self) -> dict[str, slice]:
+        """Return the features that each column of a table becomes, by its name."""
+        assert self.input_shape is not None
+        return {f"feature {number}": slice(number, number + 1) for number in range(self.input_shape[0])}
 
     def describe_inputs(self) -> list[str]:
         """Return lines on the inputs: their kind and shape, and what was left out or converted."""

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
+from iolaus.commands import install_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.runs import read_results
 from iolaus.sweep.jobs import DONE, TRIAL, Job, turn
@@ -351,7 +352,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("sweep=optuna: Optuna is not installed; pip install 'iolaus[search]'") from None
+        raise UserError(f"sweep=optuna: Optuna is not installed; {install_command('search')}") from None
     return optuna
 
 
