@@ -85,6 +85,7 @@ SUPPORT = {
     "augment/base",
     "data/base",
     "data/arrays",
+    "data/bad_files",
     "data/arrow_stream",
     "data/arrow_rows",
     "data/clicks",

@@ -97,6 +97,7 @@ def _main(arguments: list[str] | None) -> None:
         metavar="K",
         help="the K likeliest classes of each row alone; in tables of more than 20 classes 5",
     )
+    foresee.add_argument("--strict", action="store_true", help="stop at the first file or row that cannot be read")
     hand_on = commands.add_parser(
         "export",
         help="write the model for other programs: ONNX, a program of torch, or weights alone",
@@ -210,7 +211,7 @@ def _run_command(options: argparse.Namespace) -> None:
     elif options.command == "compare":
         _compare(options)
     elif options.command == "predict":
-        place = (options.checkpoint, options.output, options.allow, options.top)
+        place = (options.checkpoint, options.output, options.allow, options.top, options.strict)
         predict(options.run, options.words, options.text, *place)
     elif options.command == "export":
         export(options.run, options.words, options.format, options.output, options.checkpoint, options.allow)

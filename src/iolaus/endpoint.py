@@ -208,6 +208,7 @@ def _rows(run: Finished, sources: list[Source], most_bytes: int) -> tuple[list[d
         try:
             for row in predicted(run.task, run.data, source):
                 named = of_file(row, source.name) if isinstance(source, Path) else row
+                assert isinstance(named, dict)  # what cannot be read was raised
                 found.append({key: _finite(value) for key, value in named.items()})
         except UserError as error:
             if isinstance(source, Path):

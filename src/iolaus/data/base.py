@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 from iolaus import ranks
 from iolaus.augment.base import is_spatial
 from iolaus.augment.transforms import apply_to_both, composed
+from iolaus.data.bad_files import BadItem
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
@@ -106,6 +107,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.augmentations: list[Callable[..., Batch]] = []  # of training batches; build adds the chosen ones
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
+        self.keeps_bad_items = False  # whether `new_items` gives a BadItem for what cannot be read, instead of raising
         self.unseen = Unseen()  # categories of the rows that were read since this was taken
         self.warnings: list[str] = []  # lines on what may make the score mean little, to be read before training
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
@@ -349,12 +351,24 @@ class DataModule(pl.LightningDataModule, ABC):
     def new_items(self, source: Path | str) -> Iterator[Any]:
         """What a file, or a text given in its place, holds to predict for: items as the task's `predict` takes them, one by one.
 
+        A subclass gives `bad_item(error)` in the place of a row that cannot be read where the next one can.
+
         Nothing but the settings and what `load_state_dict` brought back is known then: the training data need not be there.
 
         Raises:
             UserError: for a source that is not what these data are made of.
         """
         raise UserError(f"predict: {type(self).__name__} does not read new files")
+
+    def bad_item(self, error: UserError) -> BadItem:
+        """Return what stands in the place of an item that cannot be read.
+
+        Raises:
+            UserError: the error itself, unless bad items are kept.
+        """
+        if not self.keeps_bad_items:
+            raise error
+        return BadItem(str(error))
 
     def row_text(self, row: Any) -> str:
         """A row of values as the text that `new_items` takes in place of a file.
