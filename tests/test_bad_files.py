@@ -279,7 +279,7 @@ def test_splits_depend_on_the_files_that_can_be_read_alone(folders, in_memory):
 
 
 def test_without_the_setting_the_first_file_is_an_error(folders):
-    with pytest.raises(UserError, match=r"data.path: .*000.png cannot be read as an image"):
+    with pytest.raises(UserError, match=r"data.path: .*000.png cannot be read as an image.*: data.bad_files=skip$"):
         image_data(folders / "broken")
 
 

@@ -10,6 +10,7 @@ from iolaus.terminal import FILE_ONLY
 
 log = logging.getLogger("iolaus")
 
+ADVICE = "; mend or remove it, or leave out what cannot be read: data.bad_files=skip"
 MAX_LISTED = 20  # files that a warning names; train.log has all
 
 
@@ -34,7 +35,7 @@ def unreadable_rows(dataset: Any) -> dict[int, str]:
         try:
             dataset[row]
         except UserError as error:
-            reasons[row] = str(error).removeprefix("data.path: ")
+            reasons[row] = str(error).removeprefix("data.path: ").removesuffix(ADVICE)
     return reasons
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.transforms import composed
-from iolaus.data.bad_files import list_left_out, refuse_empty_classes, unreadable_rows
+from iolaus.data.bad_files import ADVICE, list_left_out, refuse_empty_classes, unreadable_rows
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 
@@ -40,7 +40,7 @@ class Images(Dataset):
         try:
             return decoded(self.files[index], self.size, self.channels), int(self.targets[index])
         except UserError as error:
-            raise UserError(f"data.path: {error}") from None
+            raise UserError(f"data.path: {error}{ADVICE}") from None
 
 
 class ImageFolder(DataModule):

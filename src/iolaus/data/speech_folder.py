@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from iolaus.data.bad_files import list_left_out
+from iolaus.data.bad_files import ADVICE, list_left_out
 from iolaus.data.clips import Clips, Sounds, ratio, read_wav, wav_size
 from iolaus.data.file_format import delimiter
 from iolaus.data.memory import Ragged
@@ -208,7 +208,7 @@ class SpeechFolder(Sounds):
             try:
                 rate, size = wav_size(file)
             except UserError as error:
-                problems.append(f"data.path: {table} line {line}: {error}")
+                problems.append(f"data.path: {table} line {line}: {error}{ADVICE}")
                 continue
             rates[rate] += 1
             up, down = ratio(rate, self.rate_hz)
