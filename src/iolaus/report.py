@@ -285,7 +285,7 @@ class Report:
             and status == "failed"
             and (isinstance(error, UserCodeError) or not isinstance(error, UserError))
         ):
-            log_traceback(error)
+            log_traceback(error, self.folder / "train.log")
         if self._speaks:
             self._end(self._results(status, error), is_over=not (stopped or pruned))
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":

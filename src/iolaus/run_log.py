@@ -3,8 +3,10 @@
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from iolaus.terminal import FILE_ONLY, nobody_reads
@@ -14,11 +16,19 @@ PRINTED = "iolaus.printed"  # the logger of printed lines
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def log_traceback(error: BaseException) -> None:
-    """Write the whole traceback of an error to train.log alone."""
+def log_traceback(error: BaseException, file: Path | None = None) -> None:
+    """Write the whole traceback of an error to train.log alone.
+
+    Args:
+        error: with its causes.
+        file: train.log, for a process that does not log, as of several all but the first.
+    """
     log = logging.getLogger("iolaus")
     if log.hasHandlers():  # without any, Python would write it to the terminal
         log.error("traceback:", exc_info=error, extra=FILE_ONLY)
+    elif file is not None and file.parent.is_dir():
+        with file.open("a", encoding="utf-8") as opened:
+            opened.writelines(traceback.format_exception(error))
 
 
 @contextmanager
