@@ -98,6 +98,8 @@ SUPPORT = {
     "data/stream_loader",
     "data/stream_order",
     "data/streaming",
+    "data/table",
+    "data/table_columns",
     "data/text_table",
     "data/unseen",
     "task/base",
