@@ -83,6 +83,7 @@ SUPPORT = {
     "callbacks/rows",
     "gradient/directions",
     "data/sentence_pairs",
+    "metrics/moments",
     "metrics/scores",
     "logger/files",
     "logger/service",

@@ -32,7 +32,7 @@ from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
 from iolaus.rules import OWN_KEYS, target_of
 from iolaus.task.base import Task
-from iolaus.trainer import Trainer
+from iolaus.trainer import HalfWeights, Trainer
 
 log = logging.getLogger("iolaus")
 
@@ -110,6 +110,8 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
         # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
+    if isinstance(trainer.precision_plugin, HalfPrecision) and task.rounds_inputs:
+        trainer.strategy.precision_plugin = HalfWeights(trainer.precision_plugin.precision)
     return Run(settings, data, task, trainer, history)
 
 
@@ -307,6 +309,7 @@ def quiet() -> None:
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*Total length of `list` across ranks is zero.*",
         r".*No (positive|negative) samples in targets.*",
+        r".*will save all targets and predictions in the buffer.*",
         r".*The `srun` command is available.*",
         r".*`torch.jit.script` is deprecated.*",  # torch's own forward mode uses it
         r".*TF32 acceleration on top of oneDNN.*",

@@ -16,6 +16,7 @@ from iolaus.data.sniff import Header, check_array, check_arrays
 from iolaus.errors import UserError
 
 BLOCK = 256  # rows of a new file that are read together
+BLUR = 1e-2  # of the targets' deviation, that float32 may round them by
 
 
 class Arrays(DataModule, ABC):
@@ -97,7 +98,15 @@ class Arrays(DataModule, ABC):
             raise UserError(
                 f"data.targets: {self.path}: {self.targets!r} has shape {list(values.shape)}; it must be (N,) or (N, T)"
             )
-        rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused with its row later
+            rounded = values.astype(np.float32)
+            blur, spread = np.abs(values - rounded).max(), values.std(axis=0).min()
+        if values.max() > values.min() and blur > BLUR * spread:
+            raise UserError(
+                f"data.targets: {self.path}: {self.targets!r} is about {values.mean():.4g} and varies by {spread:.2g}, too little for "
+                "float32; subtract a constant from it"
+            )
+        rows = torch.from_numpy(rounded).reshape(len(values), -1)
         self.num_targets = rows.shape[1]
         return rows
 

@@ -8,6 +8,7 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from iolaus.functional.float64 import to_float64
 from iolaus.metrics.auroc import AUROC
 from iolaus.metrics.scores import MOST_ELEMENTS, Scores
 from iolaus.sweep.stack import Evaluation
@@ -60,9 +61,9 @@ class StackedScores:
 
     def compute(self) -> list[dict[str, Any]]:
         """`loss` and each metric of each member since the last time."""
-        sizes = torch.tensor(self._sizes, dtype=torch.float32, device=self._losses[0].device)
-        losses = torch.stack(self._losses, 1).float() @ sizes / sizes.sum()
-        values = [{"loss": loss} for loss in losses]
+        losses = to_float64(torch.stack(self._losses, 1))
+        sizes = torch.tensor(self._sizes, dtype=torch.float64, device=losses.device)
+        values = [{"loss": loss} for loss in (losses @ sizes / sizes.sum()).float()]
         if self._flushed:
             self._flush()
             for member, found in enumerate(values):

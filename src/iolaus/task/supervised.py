@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from iolaus.functional.float64 import to_float64
+from iolaus.metrics.scores import Measured
 from iolaus.model.layers.standardize import Standardize
 from iolaus.task.base import Graph, Task
 
@@ -26,6 +28,8 @@ class Supervised(Task):
         batch: inputs (B, *input_shape); targets (B,) int64 classes, (B, output_dim) their probabilities, or (B, output_dim) real
             numbers. output: (B, output_dim).
     """
+
+    rounds_inputs = True
 
     def __init__(self, input_kind: str, input_shape: Sequence[int], output_dim: int, target_kind: str, **parts: Any):
         super().__init__(**parts)
@@ -73,6 +77,12 @@ class Supervised(Task):
             return self.loss.log_prob(output).exp()
         return output.softmax(-1)
 
+    def to_metrics(self, output: torch.Tensor, target: torch.Tensor) -> Measured:
+        if self.target_kind == "class":
+            return self.to_preds(output), target, {}
+        # Around a mean of a million deviations, float32 would round predictions to a sixteenth of a deviation.
+        return self.to_preds(to_float64(output)), to_float64(target), {}
+
     def to_labels(self, output: torch.Tensor) -> torch.Tensor | None:
         are_logits = not isinstance(self.loss, nn.AdaptiveLogSoftmaxWithLoss) and not hasattr(self.loss, "linear")
         return output.argmax(-1) if self.target_kind == "class" and are_logits else None
@@ -93,7 +103,8 @@ class Supervised(Task):
             items: inputs (*input_shape).
             data: the data module, which names the classes.
         """
-        preds = self.to_preds(self(torch.stack(items).to(self.device)).float()).cpu()
+        output = self(torch.stack(items).to(self.device)).float()
+        preds = self.to_preds(to_float64(output) if self.target_kind == "real" else output).cpu()
         if self.target_kind == "real":
             names = ["prediction"] if self.output_dim == 1 else [f"prediction_{i}" for i in range(self.output_dim)]
             return [dict(zip(names, row, strict=True)) for row in preds.tolist()]
