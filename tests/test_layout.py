@@ -16,7 +16,9 @@ OPTIONS = sorted(CONF.rglob("*.yaml"))
 LEAVES = {"model", "loss", "metrics", "gradient", "optim", "scheduler", "augment", "init"}
 # Lower numbers may not import higher ones.
 LAYERS = {
-    **dict.fromkeys(["errors", "exhibits", "interpolations", "random_state", "signals", "slurm", "terminal"], 0),
+    **dict.fromkeys(
+        ["errors", "exhibits", "interpolations", "random_state", "strict_json", "signals", "slurm", "terminal"], 0
+    ),
     "files": 0.5,
     **dict.fromkeys(["signature", "rules", "startup", "functional", "runs", "checkpoint", "divergence", "tables"], 1),
     "ranks": 0.5,
@@ -29,6 +31,7 @@ LAYERS = {
     "init_from": 4,
     "preview": 5.5,
     "memory": 5.5,
+    "diagnosis": 3.1,
     "finder": 5.8,
     "show": 4.5,
     "consistency": 2,

@@ -13,7 +13,7 @@ import yaml
 from iolaus import ranks
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
-from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, target_of
+from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, is_meant, target_of
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
@@ -173,7 +173,8 @@ def _objective(config: Node) -> Iterator[str]:
         return
     for key in objective.keys() - {"monitor", "mode"}:
         yield f"objective.{key}: there is no such setting{did_you_mean(key, ('monitor', 'mode'))}"
-    metrics = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    nodes = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    metrics = {k: m for k, m in nodes.items() if is_meant(m, config["data"])}
     logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
     logged |= {f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"}
     monitor = objective["monitor"]

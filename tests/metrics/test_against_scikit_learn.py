@@ -14,10 +14,15 @@ from torch import nn
 from iolaus.build import make
 from iolaus.check import plain
 from iolaus.functional import float64
+from iolaus.functional.classes import find_class
 from iolaus.metrics import scores as scores_module
+from iolaus.metrics.average_precision import AveragePrecision
 from iolaus.metrics.moments import merge_moments
+from iolaus.metrics.positive import PositiveRecall
 from iolaus.metrics.r2 import R2
 from iolaus.metrics.scores import Scores
+from iolaus.rules import is_meant
+from iolaus.sweep.stacked_scores import StackedScores
 from iolaus.task.supervised import Supervised
 
 BATCHINGS = ([60], [1] * 60, [7] * 8 + [4], [50, 1, 9])
@@ -162,3 +167,100 @@ def test_the_mean_loss_of_many_batches_keeps_its_digits():
     for loss in losses:
         scores.add(loss, torch.zeros(1), torch.zeros(1), 3)
     assert scores.compute()["loss"].item() == pytest.approx(losses.double().mean().item(), rel=6e-8)
+
+
+def classification_task(num_classes, positive):
+    settings = copy.deepcopy(metric_settings("data=iris"))
+    for node in settings.values():
+        node["num_classes"] = num_classes
+        if "positive" in node:
+            node |= {"positive": positive, "class_names": ["no", "yes"]}
+    settings = {n: node for n, node in settings.items() if is_meant(node, {"num_classes": num_classes})}
+    settings |= {
+        f"weighted_{name}": {**settings[name], "average": "weighted"} for name in ("precision", "recall", "f1")
+    }
+    metrics = {name: make(node, name) for name, node in settings.items() if name not in ("roc", "precision_recall")}
+    parts = {"loss": nn.CrossEntropyLoss(), "metrics": dict.fromkeys(("train", "val", "test"), metrics)}
+    return Supervised("table", [1], num_classes, "class", model=nn.Linear(1, num_classes), optimizer=None, **parts)
+
+
+def expected_class_scores(probabilities, target, positive):
+    preds = probabilities.argmax(1)
+    found = {"accuracy": sklearn.metrics.accuracy_score(target, preds)}
+    labels = np.unique(np.concatenate([target, preds]))
+    functions = {name: getattr(sklearn.metrics, f"{name}_score") for name in ("precision", "recall", "f1")}
+    for name, score in functions.items():
+        found[name] = score(target, preds, average="macro", labels=labels, zero_division=0)
+        found[f"weighted_{name}"] = score(target, preds, average="weighted", zero_division=0)
+    curves = [sklearn.metrics.roc_auc_score(target == c, probabilities[:, c]) for c in np.unique(target)]
+    found["auroc"] = np.mean(curves)
+    if probabilities.shape[1] == 2:
+        for name, score in functions.items():
+            found[f"positive_{name}"] = score(target, preds, pos_label=positive, zero_division=0)
+        found["balanced_accuracy"] = sklearn.metrics.balanced_accuracy_score(target, preds)
+        is_positive = target == positive
+        found["average_precision"] = sklearn.metrics.average_precision_score(is_positive, probabilities[:, positive])
+    return found
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rarest", [0.5, 0.05])
+@pytest.mark.parametrize(("num_classes", "positive"), [(2, "yes"), (2, "no"), (5, None)])
+def test_classification_has_the_digits_of_scikit_learn(num_classes, positive, rarest, precision):
+    """In bfloat16 many scores are equal; alone, and as members of a stack."""
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.tensor([1.0] * (num_classes - 1) + [rarest])
+    target = torch.multinomial(shares, 200, replacement=True, generator=generator)
+    target[:num_classes] = torch.arange(num_classes)
+    outputs = torch.randn(3, 200, num_classes, generator=generator) + 2 * nn.functional.one_hot(target, num_classes)
+    outputs = outputs.to(precision)
+    number = ["no", "yes"].index(positive) if positive else None
+    tasks = [classification_task(num_classes, positive) for _ in outputs]
+    stacked = StackedScores([task.val_scores for task in tasks])
+    for rows in torch.arange(200).split(64):
+        stacked.add((torch.ones(3), outputs[:, rows], target[rows].expand(3, -1)))
+    found = stacked.compute()
+    for member, task in enumerate(tasks):
+        probabilities = outputs[member].float().softmax(-1)
+        expected = expected_class_scores(probabilities.numpy(), target.numpy(), number)
+        for batching in ([200], [1] * 200, [7] * 28 + [4])[: 1 if member else 3]:
+            scores = task.val_scores
+            scores.reset()
+            for output, part in zip(outputs[member].split(batching), target.split(batching), strict=True):
+                scores.add(torch.tensor(1.0), output, part, len(part))
+                if len(batching) < 100:
+                    scores.flush()
+            values = {name: value for name, value in scores.compute().items() if name in expected}
+            assert values == pytest.approx(expected, abs=1e-6)
+        assert {name: found[member][name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_classes_without_positive_samples_have_no_recall():
+    task = classification_task(2, "yes")
+    task.val_scores.add(torch.tensor(1.0), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]), 2)
+    values = task.val_scores.compute()
+    assert values["positive_recall"].isnan()
+    assert values["average_precision"].isnan()
+    assert values["positive_precision"] == values["positive_f1"] == 0
+    assert values["balanced_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_classes": 3}, "num_classes must be 2"),
+        ({"num_classes": 2, "positive": "ja", "class_names": ["no", "yes"]}, "no, yes; received 'ja'"),
+        ({"num_classes": 2, "positive": 2}, "0, 1; received 2"),
+    ],
+)
+def test_a_positive_class_is_one_of_two(arguments, words):
+    for metric in (PositiveRecall, AveragePrecision):
+        with pytest.raises(ValueError, match=words):
+            metric(**arguments)
+
+
+def test_the_number_of_a_class_by_what_yaml_makes_of_its_name():
+    assert find_class(True, ["false", "true"]) == 1
+    assert find_class(1, ["0", "1"]) == 1
+    assert find_class(True, ["0", "1"]) is None
+    assert find_class("Yes", ["no", "yes"]) is None

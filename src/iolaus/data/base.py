@@ -17,7 +17,8 @@ from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start,
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
 from iolaus.data.unseen import Unseen
-from iolaus.errors import UserError
+from iolaus.errors import UserError, did_you_mean
+from iolaus.functional.classes import find_class
 
 SPLITS = ("train", "val", "test")
 EVAL_BATCH_BYTES = 32 * 2**20  # of input, where eval_batch_size is not given
@@ -39,6 +40,7 @@ class DataModule(pl.LightningDataModule, ABC):
         num_classes: number of classes; None for real targets, or where `load` sets it.
         class_names: a name for each class; `load` may set them.
         class_weights: of each class, for losses that weigh them; None: in inverse proportion to the training split's numbers, 1 on average.
+        positive: the class of two that metrics of the positive class are of; None: the rarer one in the training split.
         num_targets: how many real numbers a target is.
         vocab_size: number of tokens; None for other inputs, or where `load` sets it.
         batch_size: samples in a batch of a device.
@@ -69,6 +71,7 @@ class DataModule(pl.LightningDataModule, ABC):
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         class_weights: Sequence[float] | None = None,
+        positive: str | float | None = None,
         num_targets: int = 1,
         vocab_size: int | None = None,
         batch_size: int = 64,
@@ -88,6 +91,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.target_kind = target_kind
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else None
+        self.positive = positive
         self.class_weights = list(class_weights) if class_weights is not None else None
         self.num_targets = num_targets
         self.vocab_size = vocab_size
@@ -278,10 +282,38 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
 
     def facts(self) -> dict[str, Any]:
-        """What only the file knew and settings may ask for: input_shape, num_classes, class_names, class_weights, vocab_size."""
+        """Facts that settings may ask for and the file may know: shape, classes, weights, positive class, vocabulary's size.
+
+        Raises:
+            UserError: for a positive class that the data do not have.
+        """
         shape = list(self.input_shape) if self.input_shape is not None else None
         names = {"num_classes": self.num_classes, "class_names": self.class_names, "vocab_size": self.vocab_size}
-        return {"input_shape": shape, **names, "class_weights": self.class_weights or self._balancing_weights()}
+        weights = self.class_weights or self._balancing_weights()
+        return {"input_shape": shape, **names, "class_weights": weights, "positive": self._positive_class()}
+
+    def _positive_class(self) -> str | None:
+        """The name of the positive class of two: the chosen one, or the rarer one in the training split, of equal ones the second."""
+        if self.target_kind != "class" or self.num_classes != 2:
+            if self.positive is not None:
+                have = f"{self.num_classes} classes" if self.target_kind == "class" else "no classes"
+                raise UserError(
+                    f"data.positive: names one of two classes, and these data have {have}; leave it at null"
+                )
+            return None
+        names = [str(name) for name in self.class_names or range(2)]
+        if self.positive is not None:
+            if (chosen := find_class(self.positive, names)) is None:
+                known = did_you_mean(str(self.positive), names)
+                raise UserError(
+                    f"data.positive: there is no class {self.positive!r}{known}  (there are: {', '.join(names)})"
+                )
+            return names[chosen]
+        labels = self._targets("train")
+        if labels is None:
+            return names[1]
+        counts = torch.bincount(_narrow(labels, self.rows["train"]), minlength=2)
+        return names[0 if counts[0] < counts[1] else 1]
 
     def _balancing_weights(self) -> list[float] | None:
         """Rows / (classes * rows of the class): every class then counts the same. None where the labels are not at hand."""
