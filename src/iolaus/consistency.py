@@ -65,7 +65,7 @@ def misfits(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> I
                 words = KINDS.get(fact, {})
                 wants = " or ".join(words.get(a, f"{fact} {a}") for a in kinds)
                 has = words.get(data[fact], f"{fact} {data[fact]}")
-                others = _options(group, fact, data[fact], folders)
+                others = _options(group, fact, data, folders)
                 hint = f"; try {' or '.join(f'{group}={o}' for o in others[:3])}" if others else ""
                 yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
 
@@ -151,13 +151,14 @@ def _parts(group: Any) -> list[Node]:
     return [group] if "_target_" in group else [node for node in group.values() if isinstance(node, dict)]
 
 
-def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
-    """The options of a group that declare they accept a fact, those that a task or the defaults pick first."""
+def _options(group: str, fact: str, data: Node, folders: Sequence[Path]) -> list[str]:
+    """The options of a group that say they accept a fact, and refuse no other one, those that a task or the defaults pick first."""
     fitting = []
     for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
         parts = _parts(yaml.safe_load(file.read_text(encoding="utf-8")))
-        declared = [n["_accepts_"][fact] for n in parts if fact in (n.get("_accepts_") or {})]
-        if declared and all(value in d for d in declared):
+        accepted = [node.get("_accepts_") or {} for node in parts]
+        fits = all(data.get(f) is None or data[f] in kinds for facts in accepted for f, kinds in facts.items())
+        if fits and any(fact in facts for facts in accepted):
             fitting.append(file.stem)
     files = [file for folder in folders for file in (folder / "config.yaml", *(folder / "task").glob("*.yaml"))]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())

@@ -244,6 +244,8 @@ class DataModule(pl.LightningDataModule, ABC):
             dataset = self.datasets[name]
             if name == self._holder(dataset):
                 self._check_targets(name)
+                if self.input_kind == "tokens" and isinstance(dataset, TensorDataset):
+                    self._check_tokens(name, dataset.tensors[0])
             if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
                 for block in rows.split(BLOCK):  # in blocks, so that no mask of the whole is made
                     finite = dataset.tensors[0].index_select(0, block).isfinite().flatten(1).all(1)
@@ -280,6 +282,24 @@ class DataModule(pl.LightningDataModule, ABC):
                 raise UserError(
                     f"data.num_classes: is {self.num_classes}, but there are {len(self.class_names)} class_names"
                 )
+
+    def _check_tokens(self, name: str, tokens: torch.Tensor) -> None:
+        """Refuse tokens that have no place in an embedding."""
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise UserError(
+                f"data.input_kind: tokens must be whole numbers; received {tokens.dtype} in the {name} split. "
+                "Give them as int64, or choose input_kind=table for amounts"
+            )
+        if self.vocab_size is None:
+            raise UserError("data.vocab_size: must be the number of tokens where inputs are tokens; received null")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.vocab_size:
+            bad = low if low < 0 else high
+            row = int((tokens == bad).flatten(1).any(1).nonzero()[0])
+            raise UserError(
+                f"data.vocab_size: token {bad} (row {row} of the {name} split) is not in 0 .. {self.vocab_size - 1}; "
+                f"vocab_size is {self.vocab_size}"
+            )
 
     def facts(self) -> dict[str, Any]:
         """Facts that settings may ask for and the file may know: shape, classes, weights, positive class, vocabulary's size.
@@ -324,7 +344,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return [round(weight, 6) for weight in (len(self.rows["train"]) / (self.num_classes * counts)).tolist()]
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Mean and deviation over the training split, float32, of `input` and, where they are real, `target`.
+        """Mean and deviation over the training split, float32, of `input` unless it is tokens, and of a real `target`.
 
         Images have one of each a channel, (C, 1, 1); everything else one a feature. A constant feature has deviation 1.
         """
@@ -336,7 +356,9 @@ class DataModule(pl.LightningDataModule, ABC):
             dataset = TensorDataset(torch.stack([s[0] for s in samples]), targets)
             rows = torch.arange(len(samples))
         inputs, targets = dataset.tensors[0], dataset.tensors[-1]
-        found = {"input": mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")}
+        found = {}
+        if self.input_kind != "tokens":
+            found["input"] = mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")
         if self.target_kind == "real":
             found["target"] = mean_and_deviation(targets, rows, per_channel=False)
         return found
