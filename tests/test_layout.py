@@ -71,6 +71,7 @@ SUPPORT = {
     "data/arrow_rows",
     "data/clicks",
     "data/clips",
+    "data/facts",
     "data/loader",
     "data/memory",
     "data/order",

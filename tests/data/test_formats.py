@@ -278,8 +278,11 @@ def test_a_row_with_nan_is_told(command, tmp_path, option):
 def test_amounts_that_float32_would_blur_are_refused(tmp_path):
     """As a table's are; near enough ones are read."""
     inputs, noise = RNG.normal(size=(200, 3)), RNG.normal(size=200)
-    for mean, right in ((1e4, True), (1e9, False)):
-        np.savez(tmp_path / "data.npz", inputs=inputs, targets=mean + noise)
+    columns = np.stack(
+        [1e-3 * noise, 1e6 * noise, np.full(200, 0.1)], axis=1
+    )  # of different units, and one without any change
+    for targets, right in ((1e4 + noise, True), (columns, True), (1e9 + noise, False)):
+        np.savez(tmp_path / "data.npz", inputs=inputs, targets=targets)
         if right:
             ready("npz", str(tmp_path / "data.npz"))
         else:

@@ -98,17 +98,18 @@ class Arrays(DataModule, ABC):
             raise UserError(
                 f"data.targets: {self.path}: {self.targets!r} has shape {list(values.shape)}; it must be (N,) or (N, T)"
             )
+        values = values.reshape(len(values), -1)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused with its row later
             rounded = values.astype(np.float32)
-            blur, spread = np.abs(values - rounded).max(), values.std(axis=0).min()
-        if values.max() > values.min() and blur > BLUR * spread:
+            blur, spread = np.abs(values - rounded).max(axis=0), values.std(axis=0)
+        if (blurred := (blur > BLUR * spread) & (values.max(axis=0) > values.min(axis=0))).any():
+            column = int(blurred.argmax())
             raise UserError(
-                f"data.targets: {self.path}: {self.targets!r} is about {values.mean():.4g} and varies by {spread:.2g}, too little for "
-                "float32; subtract a constant from it"
+                f"data.targets: {self.path}: {self.targets!r} is about {values[:, column].mean():.4g} and varies by {spread[column]:.2g}, "
+                "too little for float32; subtract a constant from it"
             )
-        rows = torch.from_numpy(rounded).reshape(len(values), -1)
-        self.num_targets = rows.shape[1]
-        return rows
+        self.num_targets = rounded.shape[1]
+        return torch.from_numpy(rounded)
 
     def _labels(self, values: np.ndarray) -> torch.Tensor:
         where = f"data.targets: {self.path}: {self.targets!r}"

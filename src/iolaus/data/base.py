@@ -13,12 +13,12 @@ from torch.utils.data import Dataset, TensorDataset
 
 from iolaus import ranks
 from iolaus.augment.transforms import composed
+from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
 from iolaus.data.unseen import Unseen
-from iolaus.errors import UserError, did_you_mean
-from iolaus.functional.classes import find_class
+from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
 EVAL_BATCH_BYTES = 32 * 2**20  # of input, where eval_batch_size is not given
@@ -40,7 +40,6 @@ class DataModule(pl.LightningDataModule, ABC):
         num_classes: number of classes; None for real targets, or where `load` sets it.
         class_names: a name for each class; `load` may set them.
         class_weights: of each class, for losses that weigh them; None: in inverse proportion to the training split's numbers, 1 on average.
-        positive: the class of two that metrics of the positive class are of; None: the rarer one in the training split.
         num_targets: how many real numbers a target is.
         vocab_size: number of tokens; None for other inputs, or where `load` sets it.
         batch_size: samples in a batch of a device.
@@ -53,6 +52,7 @@ class DataModule(pl.LightningDataModule, ABC):
         standardize: whether inputs and real targets are standardised by the training split's mean and deviation.
         num_workers: processes that read data sets outside memory; None: as many as pay, by measuring.
         seed: of splits and order.
+        positive: the class of two that metrics of the positive class are of; None: the rarer one in the training split.
 
     Raises:
         UserError: for data that contradict the facts, labels out of range, numbers that are not finite, more folds than rows.
@@ -71,7 +71,6 @@ class DataModule(pl.LightningDataModule, ABC):
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         class_weights: Sequence[float] | None = None,
-        positive: str | float | None = None,
         num_targets: int = 1,
         vocab_size: int | None = None,
         batch_size: int = 64,
@@ -84,6 +83,7 @@ class DataModule(pl.LightningDataModule, ABC):
         standardize: bool = True,
         num_workers: int | None = None,
         seed: int = 0,
+        positive: str | float | None = None,
     ):
         super().__init__()
         self.input_kind = input_kind
@@ -245,7 +245,7 @@ class DataModule(pl.LightningDataModule, ABC):
             if name == self._holder(dataset):
                 self._check_targets(name)
                 if self.input_kind == "tokens" and isinstance(dataset, TensorDataset):
-                    self._check_tokens(name, dataset.tensors[0])
+                    check_tokens(dataset.tensors[0], self.vocab_size, name)
             if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
                 for block in rows.split(BLOCK):  # in blocks, so that no mask of the whole is made
                     finite = dataset.tensors[0].index_select(0, block).isfinite().flatten(1).all(1)
@@ -283,24 +283,6 @@ class DataModule(pl.LightningDataModule, ABC):
                     f"data.num_classes: is {self.num_classes}, but there are {len(self.class_names)} class_names"
                 )
 
-    def _check_tokens(self, name: str, tokens: torch.Tensor) -> None:
-        """Refuse tokens that have no place in an embedding."""
-        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-            raise UserError(
-                f"data.input_kind: tokens must be whole numbers; received {tokens.dtype} in the {name} split. "
-                "Give them as int64, or choose input_kind=table for amounts"
-            )
-        if self.vocab_size is None:
-            raise UserError("data.vocab_size: must be the number of tokens where inputs are tokens; received null")
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.vocab_size:
-            bad = low if low < 0 else high
-            row = int((tokens == bad).flatten(1).any(1).nonzero()[0])
-            raise UserError(
-                f"data.vocab_size: token {bad} (row {row} of the {name} split) is not in 0 .. {self.vocab_size - 1}; "
-                f"vocab_size is {self.vocab_size}"
-            )
-
     def facts(self) -> dict[str, Any]:
         """Facts that settings may ask for and the file may know: shape, classes, weights, positive class, vocabulary's size.
 
@@ -313,27 +295,13 @@ class DataModule(pl.LightningDataModule, ABC):
         return {"input_shape": shape, **names, "class_weights": weights, "positive": self._positive_class()}
 
     def _positive_class(self) -> str | None:
-        """The name of the positive class of two: the chosen one, or the rarer one in the training split, of equal ones the second."""
-        if self.target_kind != "class" or self.num_classes != 2:
-            if self.positive is not None:
-                have = f"{self.num_classes} classes" if self.target_kind == "class" else "no classes"
-                raise UserError(
-                    f"data.positive: names one of two classes, and these data have {have}; leave it at null"
-                )
-            return None
-        names = [str(name) for name in self.class_names or range(2)]
-        if self.positive is not None:
-            if (chosen := find_class(self.positive, names)) is None:
-                known = did_you_mean(str(self.positive), names)
-                raise UserError(
-                    f"data.positive: there is no class {self.positive!r}{known}  (there are: {', '.join(names)})"
-                )
-            return names[chosen]
-        labels = self._targets("train")
-        if labels is None:
-            return names[1]
-        counts = torch.bincount(_narrow(labels, self.rows["train"]), minlength=2)
-        return names[0 if counts[0] < counts[1] else 1]
+        """The name of the positive class of two."""
+        classes = (self.num_classes or 0) if self.target_kind == "class" else 0
+        labels = self._targets("train") if classes == 2 else None
+        counts = None if labels is None else torch.bincount(_narrow(labels, self.rows["train"]), minlength=2)
+        return choose_positive_class(
+            self.positive, [str(name) for name in self.class_names or range(classes)][:classes], counts
+        )
 
     def _balancing_weights(self) -> list[float] | None:
         """Rows / (classes * rows of the class): every class then counts the same. None where the labels are not at hand."""

@@ -150,7 +150,8 @@ class Scores(nn.Module):
         """Go on from what `state` gave, on a device; every later value has the same bits."""
         self.reset()
         if state["losses"] is not None:
-            self._losses, self._sizes = [state["losses"].to(device)], [state["sizes"].to(device)]
+            self._losses = [state["losses"].to(device)]
+            self._sizes = [state["sizes"].to(device if has_float64(device) else "cpu")]
         self._kept = [tree_map(lambda part: part.to(device), pair) for pair in state["kept"]]
         self._elements = sum(part.numel() for part in tree_leaves(self._kept))
         for name, metric in self.metrics.items(keep_base=True, copy_state=False):
