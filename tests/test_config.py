@@ -11,6 +11,7 @@ from hydra._internal.utils import get_args_parser
 from iolaus.check import check
 from iolaus.compose import _named_twice, _telling, settle
 from iolaus.data.sniff import sniff_target_kind
+from iolaus.data.text_table import TextTable
 from iolaus.errors import ConfigError
 from iolaus.interpolations import slug
 from iolaus.rules import GROUPS, in_words, within
@@ -287,4 +288,4 @@ def test_own_packages_are_allowed_by_name():
 def test_the_target_column_tells_the_task(tmp_path, cells, kind):
     file = tmp_path / "table.csv"
     file.write_text("x,y\n" + "".join(f"0,{cell}\n" for cell in cells))
-    assert sniff_target_kind(str(file), "y", ",") == kind
+    assert sniff_target_kind(TextTable(str(file)), "y") == kind

@@ -78,7 +78,7 @@ def test_a_test_split_of_one_class(command, tmp_path, capfd):
     assert outcome.code == 0, outcome.text
     assert "auroc/test is not defined (nan; null in JSON): the split has samples of one class only" in outcome.text
     assert "positive_recall/test is not defined" in outcome.text
-    assert "positive class: sick" in outcome.text  # the rarer one
+    assert "; positive: sick" in outcome.text  # the rarer one
     found = strictly((tmp_path / "run/results.json").read_text())["metrics"]["test"]
     undefined = {name for name, value in found.items() if value is None}
     assert undefined >= {"auroc/test", "average_precision/test", "positive_recall/test"}

@@ -16,6 +16,7 @@ from iolaus.curvature import curvature
 from iolaus.errors import UserError, did_you_mean
 from iolaus.export import FORMATS, export
 from iolaus.finished import checked
+from iolaus.normalize import home_path, quote_home
 from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.run_report import report_run
@@ -61,7 +62,9 @@ def _main(arguments: list[str] | None) -> None:
         description="Evaluate a run's weights on its test split, or on other data or devices by overrides.",
         epilog="example: iolaus test outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint last trainer.accelerator=cpu",
     )
-    test.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    test.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     test.add_argument("--json", action="store_true", help="the metrics with all their digits, for programs")
     go_on = commands.add_parser(
         "resume",
@@ -77,11 +80,15 @@ def _main(arguments: list[str] | None) -> None:
         "or to a file. The data that the run was trained on are not needed.",
         epilog="examples: iolaus predict RUN new_rows.csv --output predictions.csv;  iolaus predict RUN --text 'def ' task.temperature=0.5",
     )
-    foresee.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    foresee.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     foresee.add_argument(
         "--text", action="append", default=[], help="a text in place of a file; may be given several times"
     )
-    foresee.add_argument("--output", type=Path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl")
+    foresee.add_argument(
+        "--output", type=home_path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl"
+    )
     foresee.add_argument(
         "--top",
         type=int,
@@ -95,16 +102,20 @@ def _main(arguments: list[str] | None) -> None:
         "before it is kept, and FILE.json with what its inputs and outputs are.",
         epilog="example: iolaus export outputs/digits-mlp/2026-01-31_12-00-00-000000 --format onnx --output digits.onnx",
     )
-    hand_on.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    hand_on.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     hand_on.add_argument("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}; as --output ends, or onnx")
-    hand_on.add_argument("--output", type=Path, metavar="FILE", help="RUN/model.FORMAT where it is not given")
+    hand_on.add_argument("--output", type=home_path, metavar="FILE", help="RUN/model.FORMAT where it is not given")
     wait = commands.add_parser(
         "serve",
         help="predict over HTTP: for programs, and by a form in the browser",
         description="Answer POST /predict, rows, texts or files in, predictions out, until Ctrl-C; GET / is a form to try it.",
         epilog="example: iolaus serve outputs/digits-mlp/2026-01-31_12-00-00-000000 --port 8000",
     )
-    wait.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    wait.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     wait.add_argument("--port", type=int, default=8000, help="8000 (the default); 0: any that is free")
     wait.add_argument("--host", default="127.0.0.1", help="127.0.0.1 (the default), this machine alone; 0.0.0.0: all")
     wait.add_argument("--most-mb", type=float, default=32.0, metavar="MB", help="of a request (32)")
@@ -115,14 +126,19 @@ def _main(arguments: list[str] | None) -> None:
         "weights of a checkpoint: a table, figures/curvature_NAME.png and samples/curvature_NAME.csv in the run's folder.",
         epilog="example: iolaus curvature outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint all",
     )
-    look.add_argument("--checkpoint", default="best", help="best (the default), last, previous, a file, or all")
+    look.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        default="best",
+        help="best (the default), last, previous, a file, or all",
+    )
     look.add_argument(
         "--samples", type=int, metavar="N", help="of the training split; 512, or all where there are fewer"
     )
     look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
     look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
     for command in (test, go_on, foresee, look, hand_on, wait):
-        command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+        command.add_argument("run", type=home_path, metavar="RUN", help="the run's folder; every path may begin with ~")
         if command is foresee:
             command.add_argument(
                 "words",
@@ -156,7 +172,7 @@ def _main(arguments: list[str] | None) -> None:
         "sweep: leaderboard.csv and figures too, and all its jobs. Also while it goes on, or when it was killed.",
         epilog="examples: iolaus report outputs/digits-mlp/2026-01-31_12-00-00-000000;  iolaus report outputs/sweeps/2026-01-31_12-00-00",
     )
-    ranking.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, or of a sweep")
+    ranking.add_argument("folder", type=home_path, metavar="FOLDER", help="of a run, or of a sweep")
     ranking.set_defaults(words=[])
     _add_compare(commands)
     words = _with_values(sys.argv[1:] if arguments is None else arguments)
@@ -168,7 +184,8 @@ def _main(arguments: list[str] | None) -> None:
     options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.words += rest  # words after an option, which argparse does not join with those before it
+    # words after an option are in `rest`, since argparse does not join them with those before it
+    options.words = [quote_home(word) for word in [*options.words, *rest]]
     if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
@@ -213,7 +230,7 @@ def _add_compare(commands: Any) -> None:
         "--filter 'optim.lr<0.01' --html runs.html;  iolaus compare --sort -seconds --columns model,seconds,state",
     )
     ranking.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", default=[Path("outputs")], help="outputs, if there is none"
+        "folders", nargs="*", type=home_path, metavar="DIR", default=[Path("outputs")], help="outputs, if there is none"
     )
     ranking.add_argument("--sort", metavar="KEY", help="by this and not by the objective; -KEY: the highest first")
     ranking.add_argument("--reverse", action="store_true", help="the order turned round")
@@ -230,11 +247,11 @@ def _add_compare(commands: Any) -> None:
     ranking.add_argument("--top", type=int, metavar="N", help="the first N rows of each table")
     ranking.add_argument("--each", action="store_true", help="each run in a row of its own, seeds and folds not joined")
     ranking.add_argument("--earlier", action="store_true", help="also the tries that sweeps repeated")
-    ranking.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each run")
+    ranking.add_argument("--csv", type=home_path, metavar="FILE", help="write a row for each run")
     ranking.add_argument(
-        "--html", type=Path, metavar="FILE", help="write one page with tables, links and learning curves"
+        "--html", type=home_path, metavar="FILE", help="write one page with tables, links and learning curves"
     )
-    ranking.add_argument("--figure", type=Path, metavar="FILE", help="write the learning curves, a PNG")
+    ranking.add_argument("--figure", type=home_path, metavar="FILE", help="write the learning curves, a PNG")
     ranking.add_argument("--json", action="store_true", help="everything as JSON, in place of tables")
     ranking.set_defaults(words=[])
 

@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from iolaus import ranks
+from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
+from iolaus.overrides import override_text, removal_text
 from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, is_meant, target_of
 from iolaus.signature import Definition, attribute, find
 
@@ -79,7 +81,7 @@ def _averaging(config: Node) -> Iterator[str]:
         names = list(averages)
         yield (
             f"callbacks: {' and '.join(names)} each test and keep weights that they average, and a run can keep one average; "
-            f"leave all but one out, as in ~callbacks.{names[-1]}"
+            f"leave all but one out, as in {removal_text(f'callbacks.{names[-1]}')}"
         )
     for name, node in averages.items():
         if isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
@@ -215,7 +217,7 @@ def _combinations(config: Node) -> Iterator[str]:
         if several and "{" not in str(callback.get("filename")):
             yield (
                 f"callbacks.{name}.save_top_k: several files need names that differ; "
-                f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
+                f"set {override_text(f'callbacks.{name}.filename', 'best-{epoch:03d}')} too"
             )
 
 
@@ -317,7 +319,7 @@ def _missing_package(definition: Definition, choice: str) -> Iterator[str]:
     """That the package which a class names, and needs, is not installed."""
     package, extra = attribute(definition, "package"), attribute(definition, "extra")
     if isinstance(package, str) and package and not _is_installed(package):
-        yield f"{choice}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
+        yield f"{choice}: the package {package} is not installed; {install_command(str(extra))}"
 
 
 def _is_installed(package: str) -> bool:

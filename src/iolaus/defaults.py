@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from iolaus.runs import Changes, SafeLoader, changes
 log = logging.getLogger("iolaus")
 
 OWN = ("hydra", "name", "output_dir")
+CHECKOUT = Path(__file__).parents[2]
 
 
 def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
@@ -67,6 +70,29 @@ def several(hydra: Any) -> dict[str, list[str]]:
         return {group: _options(group, parts) for group in listed}
     given = {word.partition("=")[0]: _read(word) for word in words if word.partition("=")[0] in listed}
     return listed | {group: option if isinstance(option, list) else [option] for group, option in given.items()}
+
+
+def flags_of(hydra: Any) -> list[str]:
+    """Return the words of a command that say where a job's options are, besides those beside train.py.
+
+    Args:
+        hydra: the job's own settings of Hydra.
+    """
+    scripts = (os.environ.get("IOLAUS_SCRIPT", ""), sys.argv[0], CHECKOUT / "train.py")
+    beside = [Path(script).resolve().parent / "conf" for script in scripts]
+    flags = [] if hydra.job.config_name == "config" else ["--config-name", str(hydra.job.config_name)]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", _from_here(source.path)]
+        elif source.provider == "main" and Path(source.path).resolve() not in beside:
+            flags += ["--config-path", str(Path(source.path).resolve())]
+    return [*flags, *(str(word) for word in hydra.overrides.hydra if str(word).startswith("hydra.searchpath="))]
+
+
+def _from_here(folder: str) -> str:
+    """Return a folder by its path from the working directory, where it lies in that."""
+    place = Path(folder).resolve()
+    return os.path.relpath(place) if place.is_relative_to(Path.cwd()) else str(place)
 
 
 def _options(group: str, parts: Sequence[ResultDefault]) -> list[str]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from iolaus.commands import install_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.finished import Finished, restored
 from iolaus.predict import PARTIAL, check_output
@@ -57,7 +58,7 @@ def export(
         known = ", ".join(FORMATS)
         raise UserError(f"--format: there is no format {form!r}{did_you_mean(form, FORMATS)}  (there are: {known})")
     if missing := [name for name in FORMATS[form] if find_spec(name) is None]:
-        raise UserError(f"--format {form}: needs {', '.join(missing)}: pip install 'iolaus[export]'")
+        raise UserError(f"--format {form}: needs {', '.join(missing)}: {install_command('export')}")
     output = output or folder / f"model.{form}"
     if output.parent != folder:
         check_output(output, (f".{form}",))

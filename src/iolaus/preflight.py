@@ -12,6 +12,7 @@ from iolaus import ranks
 from iolaus.build import Run
 from iolaus.errors import UserError
 from iolaus.gradient.reverse import Reverse
+from iolaus.strategy.ddp import DataParallel
 from iolaus.undisturbed import undisturbed
 
 log = logging.getLogger("iolaus")
@@ -94,6 +95,8 @@ def _try(run: Run, batch: list[Any]) -> None:
     if not loss.requires_grad:
         raise UserError("model: the loss depends on no parameter that can be trained")
     loss.backward()
+    if isinstance(run.trainer.strategy, DataParallel):
+        run.trainer.strategy.look_for_unused(run.task)
     for name, parameter in run.task.named_parameters():
         grad = parameter.grad
         if grad is not None and not (grad.coalesce().values() if grad.is_sparse else grad).isfinite().all():

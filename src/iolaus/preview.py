@@ -86,11 +86,10 @@ def preview(run: Run, folder: Path) -> str:
         *draw_schedule(run, folder),
         *draw_inputs(run, folder),
     ]
-    rows = ", ".join(f"{name} {len(rows):,}" for name, rows in run.data.rows.items())
     steps = steps_per_epoch(run.data, run.config["trainer"])
     lines = [
         table,
-        f"data: {rows} rows; {steps:,} steps an epoch, {run.config['trainer'].get('max_epochs')} epochs at most",
+        f"{steps:,} steps an epoch, {run.config['trainer'].get('max_epochs')} epochs at most",
     ]
     configured = run.task.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -23,7 +22,7 @@ from typing import Any
 from iolaus import ranks
 from iolaus.errors import UserError
 from iolaus.rules import target_of
-from iolaus.runs import note_results, read_results
+from iolaus.runs import note_results, read_results, resume_command
 from iolaus.signals import Stopped, requests
 from iolaus.strict_json import to_json
 
@@ -223,7 +222,7 @@ def _told(error: BaseException, folder: Path, results: dict[str, Any]) -> BaseEx
     told = f"process {dead[0] if dead else 0} of the run was killed (out of memory?)"
     if results.get("status") != "failed":
         note_results(folder, {"status": "interrupted", "error": told})
-    return UserError(f"{told}; to go on with the run: iolaus resume {shlex.quote(os.path.relpath(folder))}")
+    return UserError(f"{told}; to go on with the run: {resume_command(folder)}")
 
 
 def _is_rays(error: BaseException) -> bool:

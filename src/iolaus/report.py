@@ -30,10 +30,11 @@ from iolaus.init_from import take_weights
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
-from iolaus.results import command, git, machine, setting, told, versions
+from iolaus.results import command, framework, git, machine, setting, told, versions
 from iolaus.run_report import write_report
-from iolaus.runs import Job, read_results
+from iolaus.runs import Job, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strategy.ddp import unused_error
 from iolaus.strict_json import to_json
 from iolaus.terminal import RESULT
 
@@ -77,6 +78,10 @@ class Report:
         self._speaks = ranks.is_first()
         self._claim: TextIO | None = None
         self._step = 0  # how many steps it has
+        self._code = {
+            "git": git(self.folder),
+            "framework": framework(),
+        }  # as the run begins: files may change meanwhile
 
     def __enter__(self) -> "Report":
         if self._speaks:
@@ -110,7 +115,7 @@ class Report:
             if not (isinstance(logger, Service) and self.config.stages == ["info"]):
                 logger.log_hyperparams(self._hyperparameters())
             if isinstance(logger, TensorBoard):  # so that it alone tells what a run was
-                text = f"`{command(self.job.overrides)}`\n\n```yaml\n{self._settings()}```"
+                text = f"`{command(self.job)}`\n\n```yaml\n{self._settings()}```"
                 logger.add("text", "config", text, self._step)
         for service in self._services:
             service.log_again(self.run.history.rows)
@@ -153,6 +158,14 @@ class Report:
         objective = self.config.objective
         best = self.run.history.best(objective.monitor, objective.mode) if self.run else None
         return best[objective.monitor] if best else None
+
+    def describe_data(self) -> None:
+        """Log how the data were understood, and what may make a score on them mean little."""
+        assert self.run is not None
+        if self._speaks:
+            log.info("%s", "\n".join(f"data: {line}" for line in self.run.data.describe()))
+            for line in self.run.data.warnings:
+                log.warning("data: %s", line)
 
     def info(self) -> None:
         """Say and draw what the run is going to do."""
@@ -211,6 +224,10 @@ class Report:
             raise
         except SystemExit:
             raise KeyboardInterrupt from None  # Lightning's answer to Ctrl-C
+        except RuntimeError as error:
+            if (unused := unused_error(error, self.run.trainer.strategy)) is not None:
+                raise unused from error
+            raise
         finally:
             points = self.run.callback(ResumePoints)
             self.fit_seconds = time.monotonic() - start + (points.seconds_before if points else 0.0)
@@ -269,7 +286,7 @@ class Report:
         return pruned
 
     def _warn_of_values(self, metrics: dict[str, dict[str, float]]) -> None:
-        """Log which values are not defined and why, which classes were never predicted, and which class is the positive one."""
+        """Log which values are not defined and why, and which classes were never predicted."""
         for name, value in self._found.items():
             if not math.isfinite(value):
                 log.warning("study: %s is %s, and null in results.json", name, value)
@@ -279,9 +296,6 @@ class Report:
         values = metrics["last"] | metrics["best"] | metrics["test"]
         for line in (*undefined_values(task, values), *unpredicted_classes(task, data.class_names)):
             log.warning("%s", line)
-        positive = self.run.config["data"].get("positive")
-        if positive is not None and metrics["test"]:
-            log.info("positive class: %s  (to take the other one: data.positive=NAME)", positive)
 
     def _end(self, results: dict[str, Any], is_over: bool) -> None:
         """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
@@ -345,8 +359,9 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": command(self.job.overrides),
+            "command": command(self.job),
             "overrides": self.job.overrides,
+            "flags": self.job.flags,
             "changed": None,  # found at the end
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
@@ -360,13 +375,14 @@ class Report:
             "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
             "tested": self.tested,
             "num_parameters": _count(run) if run else None,
+            "data": {"description": run.data.describe(), "warnings": run.data.warnings} if run else None,
             "processes": ranks.count(),
             "seconds": {"total": round(time.monotonic() - self._start, 3), "fit": round(self.fit_seconds, 3)},
             "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,
             "shown": [],
             "versions": versions(),
             "machine": machine(),
-            "git": git(),
+            **self._code,
             "error": told(error),
             **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
@@ -419,7 +435,8 @@ class Report:
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets
         services = [service.next_command for service in self._services if service.next_command]
-        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable))
+        allow = list(self.config.get("allow") or [])
+        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable, allow))
 
 
 def _profiles(run: Run, folder: Path) -> list[Path]:
@@ -458,7 +475,7 @@ def claim(folder: Path, resumed: bool) -> TextIO:
     if not resumed and (folder / "config.yaml").exists():
         held.close()
         raise UserError(
-            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: resume={folder}"
+            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: {resume_command(folder)}"
         )
     if not resumed and (others := [name for name in WRITTEN if (folder / name).exists()]):
         held.close()

@@ -111,7 +111,8 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
         raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
     later = changes(settings, plain(config) | {"allow": settings.get("allow")})
     all_changes = _changed(results.get("changed"), asked, later)
-    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
+    flags = [str(word) for word in results.get("flags") or []]
+    return config, Job([*asked, *new], choices, True, train_on=bool(new), changed=lambda: all_changes, flags=flags)
 
 
 def _raised_limit(config: DictConfig, results: dict[str, Any]) -> str:

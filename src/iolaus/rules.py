@@ -67,7 +67,7 @@ ALLOWED = (
 
 KNOWN_PACKAGES = {"iolaus", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
 
-# Ranges by argument name, wherever it stands; for a list, of each item.
+# Ranges by argument name, in components of ours and of the packages above; for a list, of each item.
 RANGES = {
     "accumulate_grad_batches": "[1, inf)",
     "alpha": "(0, inf)",
@@ -153,6 +153,8 @@ RANGES = {
     "weight_decay": "[0, inf)",
     "window_s": "(0, inf)",
 }
+# Names that mean something else in torch, torchvision and the others, as ELU's alpha and the sizes of Upsample and Resize.
+OTHER_MEANINGS = {"alpha", "size", "start"}
 UNLIMITED = {"max_epochs", "max_steps", "devices"}  # -1 stands for no limit
 
 CHOICES: dict[str, tuple[object, ...]] = {

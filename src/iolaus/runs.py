@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from iolaus.commands import run_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.files import INDEX
+from iolaus.normalize import expand_home, quote_home
 from iolaus.strict_json import to_json
 
 MOST_BYTES = 2**20  # of a settings file
@@ -58,6 +60,7 @@ class Job:
         train_on: whether it goes on with other settings, which may let it train on after its end.
         changed: finds the settings that differ from the defaults: for each key its `default` and its `value`, one of them alone where
             the setting was added or left out. None: it cannot be told.
+        flags: words of the command that say where the options are.
     """
 
     overrides: list[str]
@@ -65,6 +68,7 @@ class Job:
     resumed: bool = False
     train_on: bool = False
     changed: Callable[[], Changes | None] = lambda: None
+    flags: list[str] = field(default_factory=list)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -94,6 +98,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or "${" in str(settings):
         raise UserError(f"{file}: not the resolved settings of a run")
     return settings
+
+
+def own_packages(folder: Path) -> list[str]:
+    """Return the packages of the user's own that a run was allowed to name, for commands that are printed; empty where unreadable."""
+    try:
+        allow = read_settings(folder).get("allow")
+    except (UserError, OSError):
+        return []
+    return [name for name in allow if isinstance(name, str)] if isinstance(allow, list) else []
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a run, or a sweep."""
+    return run_command("resume", folder, own_packages(folder))
 
 
 def _runs_inside(folder: Path) -> str:
@@ -190,7 +208,7 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
     config = OmegaConf.create(settings)
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_override(quote_home(text))
         except HydraException:
             raise UserError(f"{text}: write KEY=VALUE") from None
         *parents, name = override.key_or_group.split(".")
@@ -210,7 +228,7 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
         elif override.is_sweep_override():
             raise UserError(f"{text}: one value, not several")
         else:
-            parent[name] = override.value()
+            parent[name] = expand_home(override.value())
     return config
 
 
@@ -286,7 +304,7 @@ def find_checkpoint(folder: Path, name: str) -> Path:
                 )
                 raise UserError(f"{folder}: the run has no weights, {why}; start one that trains and keeps them")
             told = f" (status: {status})" if status in ("running", "failed", "interrupted", "pruned") else ""
-            raise UserError(f"{folder}: the run has kept no weights yet{told}; go on with it: iolaus resume {folder}")
+            raise UserError(f"{folder}: the run has kept no weights yet{told}; go on with it: {resume_command(folder)}")
         raise UserError(f"--checkpoint {name}: {file} does not exist  (kept are: {', '.join(names) or 'none'})")
     if named and not file.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{file}: is a link to a file outside the run's folder")

@@ -42,6 +42,7 @@ def train(config: DictConfig, job: Job) -> float | None:
             report.study()
             return None
         run = report.follow(build(config))
+        report.describe_data()
         preflight(run)
         if "info" in config.stages:
             report.info()

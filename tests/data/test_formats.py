@@ -397,7 +397,11 @@ FRAME = pd.DataFrame({"a": [0.5 * i for i in range(30)], "b": ["u", "v"] * 15, "
         ({"y": lambda f: f.y.where(f.y != 3.0)}, "t.parquet row 2, column 'y': the cell is empty", []),
         ({"a": lambda f: f.a.where(f.a != 3.5, np.inf)}, "t.parquet row 7, column 'a': 'inf' is not a number", []),
         ({"c": lambda f: [[1, 2]] * 30}, "column 'c' holds list<", []),
-        ({"day": lambda f: pd.date_range("2020-01-01", periods=30)}, "column 'day' has 30 different texts", []),
+        (
+            {"day": lambda f: pd.date_range("2020-01-01", periods=30)},
+            "column 'day': '2020-01-01 00:00:00' is a date or a time",
+            [],
+        ),
         ({}, "data.target: t.parquet has no column 'yy'; did you mean 'y'", ["data.target=yy"]),
         ({}, "data.drop: t.parquet has no column 'bb'", ["data.drop=[bb]"]),
     ],

@@ -17,6 +17,7 @@ from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
+from iolaus.data.score_warnings import score_warnings
 from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
 
@@ -109,6 +110,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
         self.unseen = Unseen()  # categories of the rows that were read since this was taken
+        self.warnings: list[str] = []  # lines on what may make the score mean little, to be read before training
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
         self._fingerprint: dict[str, Any] | None = None
 
@@ -134,6 +136,11 @@ class DataModule(pl.LightningDataModule, ABC):
                 self._cut(name, total)
         self.fit_splits()
         self._check()
+        dataset = self.datasets["train"]
+        if self.input_kind == "table" and isinstance(dataset, TensorDataset) and dataset.tensors[0].ndim == 2:
+            inputs, targets = dataset.tensors
+            rows, columns = self.rows["train"], self.input_columns()
+            self.warnings += score_warnings(inputs, targets, rows, columns, self.target_kind)
 
     def _transformed(self, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
         """The data sets with their images transformed, at once where they are in memory; the shape becomes that of the result."""
@@ -303,6 +310,39 @@ class DataModule(pl.LightningDataModule, ABC):
             self.positive, [str(name) for name in self.class_names or range(classes)][:classes], counts
         )
 
+    def describe(self) -> list[str]:
+        """Return lines that say how the data were understood: the target, the inputs, the rows of each split."""
+        rows = ", ".join(f"{name} {len(self.rows[name]):,}" for name in SPLITS if name in self.rows)
+        return [*self.describe_target(), *self.describe_inputs(), f"rows: {rows}"]
+
+    def describe_target(self) -> list[str]:
+        """Return lines on the target: classification with the training rows of each class, or regression with the range."""
+        targets = self._targets("train")
+        if self.target_kind == "class" and self.num_classes:
+            names = self.class_names or [str(number) for number in range(self.num_classes)]
+            if targets is not None:
+                labels = _narrow(targets, self.rows["train"])
+                counts = torch.bincount(labels, minlength=self.num_classes).tolist()
+                names = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
+            positive = self._positive_class()
+            ending = f"; positive: {positive}" if positive is not None else ""
+            return [f"target: classification, {self.num_classes} classes (training rows): {listed(names)}{ending}"]
+        if self.target_kind == "real" and targets is not None and targets.ndim == 2 and targets.shape[1] == 1:
+            values = targets.index_select(0, self.rows["train"].to(targets.device))
+            return [f"target: regression, {float(values.min()):g} to {float(values.max()):g} in the training rows"]
+        kind = f"regression, {self.num_targets} numbers" if self.target_kind == "real" else self.target_kind
+        return [f"target: {kind}"]
+
+    def input_columns(self) -> dict[str, slice]:
+        """Return the features that each column of a table becomes, by its name."""
+        assert self.input_shape is not None
+        return {f"feature {number}": slice(number, number + 1) for number in range(self.input_shape[0])}
+
+    def describe_inputs(self) -> list[str]:
+        """Return lines on the inputs: their kind and shape, and what was left out or converted."""
+        shape = " x ".join(map(str, self.input_shape)) if self.input_shape else ""
+        return [f"inputs: {self.input_kind}{f' of {shape}' if shape else ''}"]
+
     def _balancing_weights(self) -> list[float] | None:
         """Rows / (classes * rows of the class): every class then counts the same. None where the labels are not at hand."""
         labels = self._targets("train") if self.target_kind == "class" else None
@@ -445,6 +485,11 @@ class DataModule(pl.LightningDataModule, ABC):
     def loader(self, split: str) -> Any:
         """The loader of val or test."""
         return self.val_dataloader() if split == "val" else self.test_dataloader()
+
+
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """Return names as one text, the first of them where there are many."""
+    return ", ".join(names[:limit]) + (f", and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def _share() -> Share:

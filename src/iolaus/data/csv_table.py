@@ -2,19 +2,25 @@
 
 import csv
 import io
+import itertools
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from iolaus.data.base import DataModule
-from iolaus.data.sniff import delimiter, header
+from iolaus.data.base import DataModule, listed
+from iolaus.data.cells import GAP_WORDS, AmbiguousNumbers, Notation, is_date_as_number
+from iolaus.data.columns import ColumnKind, classify, identifies_rows, refuse_ambiguous, refuse_dates
+from iolaus.data.file_format import delimiter
+from iolaus.data.sniff import unknown_column
+from iolaus.data.text_table import TextTable
 from iolaus.errors import UserError, did_you_mean
+from iolaus.overrides import override_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +30,12 @@ log = logging.getLogger("iolaus")
 MOST_CATEGORIES = 100
 BLOCK = 8192  # rows of a new file that are read together
 MOST = 1e30  # float32 ends at 3.4e38, and squares are summed
-GAPS = ("", "na", "nan", "null", "none", "?")  # cells that say nothing, in any capitals
+# Texts that runs of earlier versions, which did not save theirs, took for empty cells.
+EARLIER_GAPS = [
+    "?",
+    *(f(word) for word in ("na", "nan", "null", "none") for f in (str.lower, str.upper, str.title)),
+    "NaN",
+]
 
 
 class Table(DataModule, ABC):
@@ -34,13 +45,19 @@ class Table(DataModule, ABC):
     values are taken from the training split alone. A category that the file at `path` does not have, and an empty cell among
     categories that is to be filled in, is none of the known ones: all its inputs are 0. `unseen` has noted those of the former.
 
+    A column without a value, and one that numbers or names the rows, is left out with a warning.
+
     Args:
         path: the file.
         target: name of the column to predict.
         columns: names of the columns to predict it from; None: all others.
         drop: names of columns to leave out.
+        keep: names of columns to keep though they number the rows.
         test_path: a file of its own for the test split.
         missing: what to do with empty cells: error, drop (the row), or fill in the mean or median of the training rows.
+        na: texts that mean an empty cell, besides those that pandas takes for one.
+        decimal: the decimal sign of numbers; None: as the cells of each column show.
+        thousands: the separator of thousands in numbers; None: as the cells of each column show.
         base: the settings that every data set has; see DataModule.
 
     Raises:
@@ -56,8 +73,12 @@ class Table(DataModule, ABC):
         target: str | int,
         columns: Sequence[str | int] | None = None,
         drop: Sequence[str | int] = (),
+        keep: Sequence[str | int] = (),
         test_path: str | None = None,
         missing: Literal["error", "drop", "mean", "median"] = "error",
+        na: Sequence[str | int] = (),
+        decimal: str | None = None,
+        thousands: str | None = None,
         **base: Any,
     ):
         super().__init__(**base)
@@ -65,22 +86,35 @@ class Table(DataModule, ABC):
         self.target = str(target)  # names such as 3 arrive as numbers
         self.columns = [str(c) for c in columns] if columns is not None else None
         self.drop = [str(c) for c in drop]
+        self.keep = [str(c) for c in keep]
         self.test_path = test_path
         self.missing = missing
-        # Each column's categories, or None, the number for empty cells, and a constant that is taken away before the
-        # numbers become float32, where they are so large against their spread that they would lose their digits.
+        self.na = [str(text) for text in na]
+        self.decimal = decimal
+        self.thousands = thousands
+        # Each column's categories, or None, the number for empty cells, the notation of numbers, and a constant that is taken away
+        # before the numbers become float32, where they are so large against their spread that they would lose their digits.
         self.encoding: dict[str, dict[str, Any]] = {}
+        self.target_notation: Notation | None = None
+        self.left_out: list[str] = []  # columns that are not used, with the reason
+        self.gaps: list[str] = []  # lines on empty cells
+        self.gap_words: Mapping[
+            str, int
+        ] = {}  # texts of the file that was read last that mean an empty cell, with their number
 
     def load(self) -> dict[str, Dataset]:
         places = {"train": ("data.path", self.path)}
         if self.test_path is not None:
             places["test"] = ("data.test_path", self.test_path)
-        tables = {split: self.read(path) for split, (_, path) in places.items()}
-        names = list(self.encoding) or self._input_names(list(tables["train"].columns))
+        tables = {}
+        words = {}
+        for split, (_, path) in places.items():
+            tables[split], words[split] = self.read(path), self._words()
+        names = list(self.encoding) or self._useful(tables["train"], self._input_names(tables["train"]))
         for split, table in tables.items():
             if absent := [n for n in [*names, self.target] if n not in table.columns]:
                 raise UserError(f"{': '.join(places[split])} has no column {absent[0]!r}")
-            tables[split] = self._without_gaps(table, names, places[split][1])
+            tables[split] = self._without_gaps(table, names, places[split][1], words[split])
         if not self.encoding:
             self._learn(tables["train"], names)
         self.input_shape = (sum(len(e["categories"] or [None]) for e in self.encoding.values()),)
@@ -98,35 +132,74 @@ class Table(DataModule, ABC):
     def read(self, path: str) -> "pd.DataFrame":
         """A file's cells as text, with the numbers of `place` as index, so that every later message can name the row."""
 
-    def _input_names(self, available: list[str]) -> list[str]:
-        named = {"target": [self.target], "columns": self.columns or [], "drop": self.drop}
+    def unnamed(self) -> list[str]:
+        """Return the columns that have no name in the file at `path`."""
+        return []
+
+    def _input_names(self, table: "pd.DataFrame") -> list[str]:
+        available = list(table.columns)
+        named = {"target": [self.target], "columns": self.columns or [], "drop": self.drop, "keep": self.keep}
         for setting, names in named.items():
             for name in names:
                 if name not in available:
-                    raise UserError(
-                        f"data.{setting}: {self.path} has no column {name!r}{did_you_mean(name, available)}  "
-                        f"(it has: {', '.join(available)})"
-                    )
+                    raise unknown_column(self.path, f"data.{setting}", name, available)
         names = [n for n in self.columns or available if n not in (self.target, *self.drop)]
         if not names:
             raise UserError("data.columns: no column is left to predict from")
         return names
 
-    def _without_gaps(self, table: "pd.DataFrame", names: list[str], path: str | None) -> "pd.DataFrame":
+    def _useful(self, table: "pd.DataFrame", names: list[str]) -> list[str]:
+        """Leave out the columns that hold nothing, and those that number the rows, with a warning."""
+        unnamed, wanted = self.unnamed(), {*(self.columns or []), *self.keep}
+        useful = []
+        for name in names:
+            cells = table[name]
+            if (cells == "").all():
+                self.left_out.append(f"{name} (empty)")
+                if name not in unnamed:
+                    self.warnings.append(f"column {name!r} has no value and is left out")
+            elif name not in wanted and identifies_rows(name, cells.tolist(), name in unnamed):
+                self.left_out.append(f"{name} (identifies the rows)")
+                self.warnings.append(
+                    f"column {name!r} numbers or names the rows and is left out; keep it with "
+                    + override_text("data.keep", [*self.keep, name])
+                )
+            else:
+                useful.append(name)
+        if not useful:
+            raise UserError(f"data.columns: no column is left to predict from  (left out: {listed(self.left_out)})")
+        return useful
+
+    def _words(self) -> str:
+        """How a message says which words of the file that was read last mean an empty cell."""
+        words = [f"{word!r} in {count:,}" for word, count in self.gap_words.items()]
+        return (
+            f"  ({listed(words, 4)} cells means an empty one; data.keep_default_na=false makes it a text)"
+            if words
+            else ""
+        )
+
+    def _without_gaps(self, table: "pd.DataFrame", names: list[str], path: str, words: str) -> "pd.DataFrame":
         """Refuse or drop rows with empty cells; those that will be filled stay."""
-        empty = table[[*names, self.target]].map(_is_gap)
+        empty = table[[*names, self.target]] == ""
         must_go = empty[[self.target]] if self.missing in ("mean", "median") else empty
         rows = must_go.any(axis=1)
         if self.missing == "error" and rows.any():
             line = rows.idxmax()
             column = empty.columns[empty.loc[line].to_numpy().argmax()]
-            cell = table.loc[line, column]
             raise UserError(
-                f"data.path: {path} {self.place} {line}, column {column!r}: the cell is empty{f' ({cell})' if cell else ''}; "
-                f"{int(rows.sum())} of {len(table)} rows have such cells\n"
+                f"data.path: {path} {self.place} {line}, column {column!r}: the cell is empty; "
+                f"{int(rows.sum())} of {len(table)} rows have such cells{words}\n"
                 "set data.missing=drop to leave those rows out, or data.missing=mean or median to fill them in"
             )
-        table = table.mask(empty, "")[~rows]
+        if empty.any(axis=None):
+            columns = [f"{name} {count:,}" for name, count in empty.sum().items() if count]
+            self.gaps.append(
+                f"empty cells of {path}: {listed(columns)}; {int(rows.sum()):,} of {len(table):,} rows are left out"
+                + (f", other cells filled by the {self.missing}" if self.missing in ("mean", "median") else "")
+                + words
+            )
+        table = table[~rows]
         if len(table) == 0:
             raise UserError(f"data.missing: every row of {path} has an empty cell, so none is left")
         return table
@@ -135,31 +208,91 @@ class Table(DataModule, ABC):
         """Tell numeric from categorical columns."""
         for name in names:
             cells = table[name][table[name] != ""]
-            numbers = _numbers(cells)
+            where = f"data.path: {self.path} {self.place} "
             if len(cells) == 0:
-                raise UserError(f"data.path: column {name!r} is empty; leave it out: data.drop=[{name}]")
-            if numbers.notna().all():
-                if numbers.abs().max() > MOST:
-                    line = numbers.abs().idxmax()
-                    raise UserError(
-                        f"data.path: {self.path} {self.place} {line}, column {name!r}: {cells[line]} is too large for float32"
-                    )
-                shift = numbers.mean() if _loses_digits(numbers) else 0.0
-                self.encoding[name] = {"categories": None, "fill": float("nan"), "shift": float(shift)}
-                continue
-            if numbers.notna().mean() > 0.5:
-                line = numbers.isna().idxmax()
                 raise UserError(
-                    f"data.path: {self.path} {self.place} {line}, column {name!r}: {cells[line]!r} is not a number, most others are; "
-                    f"mend it or leave the column out: data.drop=[{name}]"
+                    f"data.path: column {name!r} has no value in the rows that are left; leave it out: {self._dropping(name)}"
                 )
+            kind = self._kind(cells, name, where)
+            if kind.kind == "number":
+                self._learn_numbers(name, cells, kind, where)
+                continue
             categories = sorted(cells.unique())
             if len(categories) > MOST_CATEGORIES or len(categories) == len(cells) > 10:
                 raise UserError(
                     f"data.path: {self.path} column {name!r} has {len(categories)} different texts in {len(cells)} rows, too many "
-                    f"for categories; leave it out: data.drop=[{name}]"
+                    f"for categories; leave it out: {self._dropping(name)}"
                 )
             self.encoding[name] = {"categories": categories, "fill": None}
+        self._refuse_mixed_decimals(table)
+
+    def _kind(self, cells: "pd.Series", name: str, where: str) -> ColumnKind:
+        """The kind of a column; dates, and numbers among which are texts, are refused."""
+        try:
+            kind = classify(cells.tolist(), self.decimal, self.thousands)
+        except AmbiguousNumbers as error:
+            line = (cells == error.cell).idxmax()
+            raise refuse_ambiguous(error, f"{where}{line}, column {name!r}") from None
+        if kind.kind in ("number", "text") or (kind.kind == "mixed" and kind.notation is None):
+            return kind if kind.kind != "mixed" else ColumnKind("text")
+        line = (cells == kind.odd).idxmax()
+        if kind.kind == "date":
+            raise UserError(f"{refuse_dates(kind.odd, f'{where}{line}, column {name!r}')}: {self._dropping(name)}")
+        raise UserError(
+            f"{where}{line}, column {name!r}: {kind.odd!r} is not a number, and most others are\n"
+            f"{self._skipping(line)}if it means an empty cell: {override_text('data.na', [*self.na, kind.odd])}; "
+            f"to leave the column out: {self._dropping(name)}"
+        )
+
+    def _learn_numbers(self, name: str, cells: "pd.Series", kind: ColumnKind, where: str) -> None:
+        notation = kind.notation or Notation()
+        numbers = _numbers(cells, notation)
+        if numbers.abs().max() > MOST:
+            line = numbers.abs().idxmax()
+            raise UserError(f"{where}{line}, column {name!r}: {cells[line]} is too large for float32")
+        if numbers.map(is_date_as_number).all():
+            self.warnings.append(
+                f"column {name!r} holds dates as whole numbers, as {cells.iloc[0]}, and is read as numbers"
+            )
+        shift = numbers.mean() if _loses_digits(numbers) else 0.0
+        signs = [notation.decimal, notation.thousands, notation.affix]
+        self.encoding[name] = {"categories": None, "fill": float("nan"), "shift": float(shift), "notation": signs}
+
+    def _refuse_mixed_decimals(self, table: "pd.DataFrame") -> None:
+        """Refuse points in numbers where other columns have decimal commas: they may separate thousands."""
+        signs = {name: e["notation"] for name, e in self.encoding.items() if e["categories"] is None}
+        commas = [name for name, (decimal, _, _) in signs.items() if decimal == ","]
+        for name, (decimal, thousands, _) in signs.items() if commas and self.decimal is None else ():
+            cells = table[name][table[name].str.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+")]
+            if decimal == "." and not thousands and len(cells):
+                where = f"data.path: {self.path} {self.place} {cells.index[0]}, column {name!r}"
+                raise UserError(
+                    f"{where}: {cells.iloc[0]!r} may have a decimal point, or a point between thousands as beside the decimal commas of "
+                    f"column {commas[0]!r}; set {override_text('data.decimal', ',')} for the latter"
+                )
+
+    def _dropping(self, name: str) -> str:
+        """The override that leaves out a column too."""
+        return override_text("data.drop", [*self.drop, name])
+
+    def _skipping(self, line: int) -> str:
+        """How a message says to leave out a line, where that can be done."""
+        return ""
+
+    def input_columns(self) -> dict[str, slice]:
+        columns, start = {}, 0
+        for name, encoding in self.encoding.items():
+            columns[name] = slice(start, start := start + len(encoding["categories"] or [None]))
+        return columns
+
+    def describe_inputs(self) -> list[str]:
+        units = {name: _unit(e) for name, e in self.encoding.items() if e["categories"] is None}
+        numbers = [f"{name} in {unit}" if unit else name for name, unit in units.items()]
+        categories = [f"{n} ({len(e['categories'])})" for n, e in self.encoding.items() if e["categories"] is not None]
+        lines = [f"numbers ({len(numbers)}): {listed(numbers)}"] if numbers else []
+        lines += [f"categories ({len(categories)}), with their levels: {listed(categories)}"] if categories else []
+        lines += [f"left out: {listed(self.left_out)}"] if self.left_out else []
+        return lines + self.gaps
 
     def fit_splits(self) -> None:
         """Fill empty cells of numeric columns by the training split's mean or median."""
@@ -188,11 +321,12 @@ class Table(DataModule, ABC):
                     torch.tensor((table[name] == c).to_numpy(), dtype=torch.float32) for c in encoding["categories"]
                 ]
                 continue
-            numbers = _numbers(table[name])
+            numbers = _numbers(table[name], Notation(*encoding.get("notation", ())))
             if (text := numbers.isna() & (table[name] != "")).any():
                 line = text.idxmax()
+                as_in = f" in {_unit(encoding)}" if _unit(encoding) else ""
                 raise UserError(
-                    f"{source} {self.place} {line}, column {name!r}: {table.loc[line, name]!r} is not a number"
+                    f"{source} {self.place} {line}, column {name!r}: {table.loc[line, name]!r} is not a number{as_in}"
                 )
             numbers = numbers.sub(encoding["shift"]).fillna(encoding["fill"])
             columns.append(torch.tensor(numbers.to_numpy(), dtype=torch.float32))
@@ -201,12 +335,14 @@ class Table(DataModule, ABC):
     def _encode_target(self, table: "pd.DataFrame", path: str) -> torch.Tensor:
         cells = table[self.target]
         if self.target_kind == "real":
-            numbers = _numbers(cells)
+            where = f"data.target: {path} {self.place} "
+            self.target_notation = self.target_notation or self._learn_target(cells, where)
+            numbers = _numbers(cells, self.target_notation)
             if numbers.isna().any():
                 line = numbers.isna().idxmax()
                 raise UserError(
-                    f"data.target: {path} {self.place} {line}, column {self.target!r}: {cells[line]!r} is not a number; "
-                    "for labels choose task=classification"
+                    f"{where}{line}, column {self.target!r}: {cells[line]!r} is not a number; if it means an empty cell, set "
+                    f"{override_text('data.na', [*self.na, cells[line]])}, and for labels task=classification"
                 )
             if _loses_digits(numbers):
                 raise UserError(
@@ -222,9 +358,12 @@ class Table(DataModule, ABC):
                     f"data.target: column {self.target!r} holds one value alone ({values[0]!r}); there is nothing to learn"
                 )
             if len(self.class_names) > len(cells) // 2:
+                is_amount = classify(cells.tolist(), self.decimal, self.thousands).notation is not None
+                advice = "for amounts choose task=regression"
+                neither = "they repeat too little for classes and are no numbers; choose another target"
                 raise UserError(
                     f"data.target: column {self.target!r} has {len(self.class_names)} different values in {len(cells)} rows; "
-                    "for amounts choose task=regression"
+                    f"{advice if is_amount else neither}"
                 )
             self.num_classes = len(self.class_names)
         numbered = cells.map({name: i for i, name in enumerate(self.class_names)})
@@ -234,6 +373,17 @@ class Table(DataModule, ABC):
                 f"data.target: {path} {self.place} {line}: label {cells[line]!r} is not among the training labels"
             )
         return torch.tensor(numbered.to_numpy(), dtype=torch.int64)
+
+    def _learn_target(self, cells: "pd.Series", where: str) -> Notation:
+        """Return the notation of a target's numbers."""
+        try:
+            kind = classify(cells.tolist(), self.decimal, self.thousands)
+        except AmbiguousNumbers as error:
+            line = (cells == error.cell).idxmax()
+            raise refuse_ambiguous(error, f"{where}{line}, column {self.target!r}") from None
+        if kind.kind == "date":
+            raise refuse_dates(kind.odd, f"{where}{(cells == kind.odd).idxmax()}, column {self.target!r}")
+        return kind.notation or Notation()
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """As for every data set, with categories left as 0 and 1."""
@@ -269,7 +419,7 @@ class Table(DataModule, ABC):
         for name in self.encoding:
             if name not in table.columns:
                 raise UserError(f"{source} has no column {name!r}{did_you_mean(name, table.columns)}")
-        empty = table[list(self.encoding)].map(_is_gap)
+        empty = table[list(self.encoding)] == ""
         if self.missing in ("error", "drop") and (rows := empty.any(axis=1)).any():
             line = rows.idxmax()
             column = empty.columns[empty.loc[line].to_numpy().argmax()]
@@ -277,7 +427,7 @@ class Table(DataModule, ABC):
                 f"{where} {self.place} {line}, column {column!r}: the cell is empty; only a run with data.missing=mean or median fills "
                 "it in"
             )
-        return self.encode(table.mask(empty, ""), where)
+        return self.encode(table, where)
 
     def row_text(self, row: Any) -> str:
         """A row of values by the names of their columns, among which there may be others, or in order."""
@@ -302,91 +452,113 @@ class Table(DataModule, ABC):
         (cells,) = csv.reader([text], delimiter=self._delimiter())
         if len(cells) != len(names):
             raise UserError(f"the text has {len(cells)} values and must have {len(names)}: {', '.join(names)}")
-        return pd.DataFrame([[cell.strip() for cell in cells]], columns=names, index=[1])
+        gaps = GAP_WORDS | set(self.na)
+        return pd.DataFrame(
+            [["" if cell.strip() in gaps else cell.strip() for cell in cells]], columns=names, index=[1], dtype=str
+        )
 
     def _delimiter(self) -> str:
         return ","
 
     def state_dict(self) -> dict[str, Any]:
-        return {"encoding": self.encoding, "class_names": self.class_names}
+        notation = self.target_notation
+        signs = [notation.decimal, notation.thousands, notation.affix] if notation else None
+        return {"encoding": self.encoding, "class_names": self.class_names, "na": self.na, "target_notation": signs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.encoding, self.class_names = state_dict["encoding"], state_dict["class_names"]
+        self.na = list(dict.fromkeys([*state_dict.get("na", EARLIER_GAPS), *self.na]))
+        signs = state_dict.get("target_notation")
+        self.target_notation = Notation(*signs) if signs else None
 
 
 class CsvTable(Table):
     """A table as text, with a column to predict.
 
     Args:
-        path: the file, with column names in its first line.
+        path: the file, with a line of column names.
         target: name of the column to predict.
         separator: what stands between two cells: a character, or tab, semicolon, comma, pipe, space.
+        header: number of the line with the column names, from 1.
+        skip_lines: numbers of lines of `path` after it that are left out, as a line of totals.
+        keep_default_na: whether the words that pandas takes for an empty cell mean one; if not, those of `na` alone do.
+        encoding: of the text, by Python's name.
         table: columns, drop, test_path, missing and the settings that every data set has; see Table.
 
     Raises:
         UserError: as Table does, and for a file that is no text of cells.
     """
 
-    def __init__(self, path: str, target: str | int, separator: str = ",", **table: Any):
+    def __init__(
+        self,
+        path: str,
+        target: str | int,
+        separator: str = ",",
+        header: int = 1,
+        skip_lines: Sequence[int] = (),
+        keep_default_na: bool = True,
+        encoding: str = "utf-8",
+        **table: Any,
+    ):
         super().__init__(path, target, **table)
         self.separator = separator
+        self.header = header
+        self.skip_lines = list(skip_lines)
+        self.keep_default_na = keep_default_na
+        self.encoding_name = encoding
 
     def read(self, path: str) -> "pd.DataFrame":
-        return next(self._tables(path, None))
-
-    def blocks(self, path: str) -> Iterator["pd.DataFrame"]:
-        return self._tables(path, BLOCK)
-
-    def _tables(self, path: str, rows: int | None) -> Iterator["pd.DataFrame"]:
-        """The file in parts of so many rows, or as a whole."""
         import pandas as pd
 
-        header(path, self.separator)  # refuses an empty file
-        line = 2
-        try:
-            with pd.read_csv(
-                path,
-                sep=delimiter(self.separator),
-                dtype=str,
-                keep_default_na=False,
-                skipinitialspace=True,
-                encoding="utf-8-sig",
-                iterator=True,
-            ) as reader:
-                while len(table := _next_part(reader, rows)):
-                    table.index = pd.RangeIndex(line, line + len(table))
-                    line += len(table)
-                    table.columns = table.columns.str.strip()
-                    yield table.apply(lambda column: column.str.strip())
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise UserError(f"data.path: {path} cannot be read as a table: {str(error).strip()}") from None
-        if line == 2:
+        return pd.concat(self.blocks(path))
+
+    def blocks(self, path: str) -> Iterator["pd.DataFrame"]:
+        import pandas as pd
+
+        file, is_empty = self._file(path), True
+        rows = file.rows()
+        while block := list(itertools.islice(rows, BLOCK)):
+            is_empty = False
+            lines, cells = zip(*block, strict=True)
+            yield pd.DataFrame(list(cells), columns=file.names, index=list(lines), dtype=str)
+        if is_empty:
             raise UserError(f"data.path: {path} has column names and no rows")
+        self.gap_words = file.gap_words
+
+    def unnamed(self) -> list[str]:
+        return self._file(self.path).unnamed
+
+    def _file(self, path: str) -> TextTable:
+        skipped = tuple(self.skip_lines) if path == self.path else ()
+        return TextTable(
+            path, self.separator, self.header, skipped, tuple(self.na), self.keep_default_na, self.encoding_name
+        )
+
+    def _skipping(self, line: int) -> str:
+        return f"to leave the line out: {override_text('data.skip_lines', [*self.skip_lines, line])}; "
 
     def _delimiter(self) -> str:
         return delimiter(self.separator)
 
 
-def _next_part(reader: Any, rows: int | None) -> "pd.DataFrame":
-    """The next rows of a file, none at its end."""
+def _unit(encoding: dict[str, Any]) -> str:
+    """Return the sign at a column's numbers, as "%"; empty where there is none."""
+    return encoding["notation"][2] if "notation" in encoding else ""
+
+
+def _numbers(cells: "pd.Series", notation: Notation) -> "pd.Series":
+    """Cells as float64; NaN for empty ones, text and infinite numbers."""
     import pandas as pd
 
-    try:
-        return reader.read(rows)
-    except StopIteration:
-        return pd.DataFrame()
-
-
-def _is_gap(cell: str) -> bool:
-    return cell.lower() in GAPS
-
-
-def _numbers(cells: "pd.Series") -> "pd.Series":
-    """Cells as float64; NaN for text and for infinite numbers."""
-    import pandas as pd
-
-    numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
-    return numbers.where(numbers.abs() < float("inf"))
+    numbers = pd.to_numeric(cells, errors="coerce").astype("float64") if notation == Notation() else None
+    numbers = pd.Series(float("nan"), index=cells.index) if numbers is None else numbers
+    numbers = numbers.where(numbers.abs() < float("inf"))
+    rest = cells[numbers.isna() & (cells != "")]
+    if len(rest):
+        parsed = {cell: notation.parse(cell) for cell in rest.unique()}
+        numbers = numbers.copy()
+        numbers[rest.index] = rest.map(parsed).astype("float64")
+    return numbers
 
 
 def _loses_digits(numbers: "pd.Series") -> bool:
@@ -395,8 +567,4 @@ def _loses_digits(numbers: "pd.Series") -> bool:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return Notation().parse(text) is not None and text != ""

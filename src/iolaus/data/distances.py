@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
-from iolaus.data.sniff import delimiter
+from iolaus.data.file_format import delimiter
 from iolaus.errors import UserError, did_you_mean
 
 EARTH_KM = 6371.0  # mean radius

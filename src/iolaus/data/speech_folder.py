@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from iolaus.data.clips import Clips, Sounds, ratio, read_wav, wav_size
+from iolaus.data.file_format import delimiter
 from iolaus.data.memory import Ragged
-from iolaus.data.sniff import delimiter, header
+from iolaus.data.sniff import header
 from iolaus.errors import ConfigError, UserError, did_you_mean
 
 log = logging.getLogger("iolaus")

@@ -24,6 +24,7 @@ class Part:
         overrides: of each.
         choices: the option chosen for each group, of each.
         changes: the settings that each changes, where that can be told.
+        flags: words of the command that say where the options are.
         figures: of which jobs they are drawn.
     """
 
@@ -31,6 +32,7 @@ class Part:
     overrides: Sequence[list[str]]
     choices: Sequence[dict]
     changes: Sequence[Changes | None]
+    flags: list[str]
     figures: Literal["best", "all"]
 
     def write(self, file: Path) -> None:
@@ -44,7 +46,7 @@ class Part:
         from iolaus.sweep.vectorized import train_together
 
         jobs = [
-            Job(overrides, choices, changed=lambda found=found: found)  # type: ignore[misc]
+            Job(overrides, choices, changed=lambda found=found: found, flags=self.flags)  # type: ignore[misc]
             for overrides, choices, found in zip(self.overrides, self.choices, self.changes, strict=True)
         ]
         train_together(self.configs, jobs, self.figures)

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
+from iolaus.commands import install_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.runs import read_results
 from iolaus.strict_json import to_json
@@ -351,7 +352,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("sweep=optuna: Optuna is not installed; pip install 'iolaus[search]'") from None
+        raise UserError(f"sweep=optuna: Optuna is not installed; {install_command('search')}") from None
     return optuna
 
 
