@@ -42,6 +42,7 @@ MORE = {
     **{f"loss={name}": [f"data={data}"] for name, data in KINDS_OF_TARGET.items()},
     **{f"{group}={name}": [f"data={data}"] for group in ("task", "metrics") for name, data in TASKS.items()},
     "metrics=mean_bias": ["data=diabetes"],
+    "metrics=correlation": ["data=diabetes"],
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],
     "trainer=deepspeed": ["~callbacks.resume_points"],

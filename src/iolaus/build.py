@@ -30,9 +30,9 @@ from iolaus.functional.keys import mix
 from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
-from iolaus.rules import OWN_KEYS, target_of
+from iolaus.rules import OWN_KEYS, is_meant, target_of
 from iolaus.task.base import Task
-from iolaus.trainer import Trainer
+from iolaus.trainer import HalfWeights, Trainer
 
 log = logging.getLogger("iolaus")
 
@@ -85,7 +85,7 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
         ranks.in_turn(data.prepare_data)
         data.setup()
     with open_dict(config):
-        config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
+        fill_facts(config, data)
     shape = plain(config)["data"]["input_shape"]
     if (
         data.transforms and data.input_shape is not None
@@ -110,7 +110,14 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
         # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
+    if isinstance(trainer.precision_plugin, HalfPrecision) and task.rounds_inputs:
+        trainer.strategy.precision_plugin = HalfWeights(trainer.precision_plugin.precision)
     return Run(settings, data, task, trainer, history)
+
+
+def fill_facts(config: DictConfig, data: DataModule) -> None:
+    """Set the facts of the data that the settings leave open; settings of an earlier version lack some."""
+    config.data.update({k: v for k, v in data.facts().items() if k in config.data and config.data[k] is None})
 
 
 def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Task]:
@@ -178,7 +185,7 @@ def build_task(settings: dict[str, Any]) -> Task:
         split: {
             name: make(node, f"metrics.{name}")
             for name, node in settings.get("metrics", {}).items()
-            if split in node.get("_splits_", SPLITS)
+            if split in node.get("_splits_", SPLITS) and is_meant(node, settings["data"])
         }
         for split in SPLITS
     }
@@ -307,6 +314,7 @@ def quiet() -> None:
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*Total length of `list` across ranks is zero.*",
         r".*No (positive|negative) samples in targets.*",
+        r".*will save all targets and predictions in the buffer.*",
         r".*The `srun` command is available.*",
         r".*`torch.jit.script` is deprecated.*",  # torch's own forward mode uses it
         r".*TF32 acceleration on top of oneDNN.*",

@@ -457,7 +457,7 @@ def needs_data(config: DictConfig) -> bool:
     data = raw["data"]
     read = {fact for group in GROUPS - {"data"} for fact in re.findall(r"\$\{data\.(\w+)", str(raw.get(group)))}
     unknown = {fact for fact in read | {"input_shape", "batch_size"} if data.get(fact) is None}
-    return bool(unknown - {"class_names", "class_weights"} or data.get("transforms"))
+    return bool(unknown - {"class_names", "class_weights", "positive"} or data.get("transforms"))
 
 
 def _settle_job(

@@ -15,7 +15,7 @@ from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
 from iolaus.overrides import override_text, removal_text
-from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, target_of
+from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, is_meant, target_of
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
@@ -67,7 +67,7 @@ def misfits(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> I
                 words = KINDS.get(fact, {})
                 wants = " or ".join(words.get(a, f"{fact} {a}") for a in kinds)
                 has = words.get(data[fact], f"{fact} {data[fact]}")
-                others = _options(group, fact, data[fact], folders)
+                others = _options(group, fact, data, folders)
                 hint = f"; try {' or '.join(f'{group}={o}' for o in others[:3])}" if others else ""
                 yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
 
@@ -153,13 +153,14 @@ def _parts(group: Any) -> list[Node]:
     return [group] if "_target_" in group else [node for node in group.values() if isinstance(node, dict)]
 
 
-def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
-    """The options of a group that declare they accept a fact, those that a task or the defaults pick first."""
+def _options(group: str, fact: str, data: Node, folders: Sequence[Path]) -> list[str]:
+    """The options of a group that say they accept a fact, and refuse no other one, those that a task or the defaults pick first."""
     fitting = []
     for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
         parts = _parts(yaml.safe_load(file.read_text(encoding="utf-8")))
-        declared = [n["_accepts_"][fact] for n in parts if fact in (n.get("_accepts_") or {})]
-        if declared and all(value in d for d in declared):
+        accepted = [node.get("_accepts_") or {} for node in parts]
+        fits = all(data.get(f) is None or data[f] in kinds for facts in accepted for f, kinds in facts.items())
+        if fits and any(fact in facts for facts in accepted):
             fitting.append(file.stem)
     files = [file for folder in folders for file in (folder / "config.yaml", *(folder / "task").glob("*.yaml"))]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
@@ -175,7 +176,8 @@ def _objective(config: Node) -> Iterator[str]:
         return
     for key in objective.keys() - {"monitor", "mode"}:
         yield f"objective.{key}: there is no such setting{did_you_mean(key, ('monitor', 'mode'))}"
-    metrics = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    nodes = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    metrics = {k: m for k, m in nodes.items() if is_meant(m, config["data"])}
     logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
     logged |= {f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"}
     monitor = objective["monitor"]

@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-import json
+import math
 import os
 import re
 import sys
@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from iolaus.errors import UserError
 from iolaus.finished import restored
+from iolaus.strict_json import to_json
 
 CHUNK = 256  # items that are predicted together, and held in memory
 ENDINGS = (".csv", ".jsonl")
@@ -67,6 +68,11 @@ def predict(
     finally:
         for line in run.data.unseen.take():
             print(f"warning: {line}", file=sys.stderr)
+
+
+def is_finite_row(row: dict[str, Any]) -> bool:
+    """Whether all numbers of a row are finite."""
+    return all(math.isfinite(value) for value in row.values() if isinstance(value, float))
 
 
 def of_file(row: dict[str, Any], name: str) -> dict[str, Any]:
@@ -160,10 +166,13 @@ def predicted(task: Any, data: Any, source: Path | str) -> Iterator[dict[str, An
 def _write(rows: Iterator[dict[str, Any]], place: TextIO, form: str) -> int:
     """Write rows as CSV, texts alone as they are, or a JSON object a line; how many they were."""
     write: Callable[[dict[str, Any]], Any] | None = None
-    count = 0
+    count, has_warned = 0, False
     for row in rows:
+        if not is_finite_row(row) and not has_warned:
+            has_warned = True
+            print("warning: a prediction is NaN or infinite; .jsonl has null in its place", file=sys.stderr)
         if form == "jsonl":
-            print(json.dumps(row, ensure_ascii=False), file=place)
+            print(to_json(row, ensure_ascii=False), file=place)
         elif set(row) == {"text"} and place is sys.stdout:
             print(row["text"], flush=True)
         else:

@@ -24,6 +24,7 @@ from iolaus.errors import UserError
 from iolaus.rules import target_of
 from iolaus.runs import note_results, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strict_json import to_json
 
 log = logging.getLogger("iolaus")
 
@@ -294,4 +295,4 @@ class _ToParent(logging.Handler):
         """Write a line of the log as one of JSON."""
         if record.name.startswith("ray"):
             return
-        self._stream.write(json.dumps([record.levelno, record.getMessage()]) + "\n")
+        self._stream.write(to_json([record.levelno, record.getMessage()]) + "\n")

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from iolaus.commands import run_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.files import INDEX
 from iolaus.normalize import expand_home, quote_home
+from iolaus.strict_json import to_json
 
 MOST_BYTES = 2**20  # of a settings file
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where PyYAML has it
@@ -151,12 +153,18 @@ def other_version(folder: Path) -> str | None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What results.json says; empty where the run did not come to write it."""
+    """What results.json says; empty where the run did not come to write it. Metrics without a value, null in the file, are NaN."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return results if isinstance(results, dict) else {}
+    if not isinstance(results, dict):
+        return {}
+    metrics = results.get("metrics")
+    for values in metrics.values() if isinstance(metrics, dict) else ():
+        if isinstance(values, dict):
+            values |= {name: math.nan for name, value in values.items() if value is None}
+    return results
 
 
 def option_text(choice: Any) -> Any:
@@ -172,7 +180,7 @@ def note_results(folder: Path, changes: dict[str, Any]) -> None:
     """Write into results.json what a run could not come to say itself."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".results.partial"
-    partial.write_text(json.dumps(read_results(folder) | changes, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(to_json(read_results(folder) | changes, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / "results.json")
 
 

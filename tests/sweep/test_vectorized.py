@@ -39,7 +39,7 @@ composed_once = functools.cache(composed)
 def quick(monkeypatch):
     """Reports without figures and git, which take most of the time of a small run."""
     monkeypatch.setattr(Report, "_draw", lambda *_: None)
-    monkeypatch.setattr(report, "git", lambda folder: None)
+    monkeypatch.setattr(report, "git", lambda *_: None)
 
 
 def settings(folder, *overrides, base=BASE):

@@ -64,7 +64,7 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
     samples = [one_of(batch, k) for k in range(len(batch[-1]))]
     if data.input_kind == "image":
         return {"inputs": Images(batch[0].float(), [_title(sample, data) for sample in samples])}
-    if data.input_kind == "tokens":
+    if data.input_kind == "tokens" and data.target_kind == "tokens":
         windows = [data.decode(row) for row in batch[0][:WINDOWS].tolist()]
         return {"inputs": Text("\n\n----\n\n".join(windows))}
     if data.input_kind == "audio":

@@ -1,6 +1,5 @@
 """A search for good settings by Optuna, whose trials are jobs of a sweep. Akiba and others, https://arxiv.org/abs/1907.10902."""
 
-import json
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from iolaus.commands import install_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.runs import read_results
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import DONE, TRIAL, Job, turn
 from iolaus.sweep.launcher import Display, Sweep
 
@@ -194,7 +194,7 @@ class Search:
             "monitor": self.monitor,
             "pruner": self.options.get("pruner"),
         }
-        job.environment = {TRIAL: json.dumps(told)}
+        job.environment = {TRIAL: to_json(told)}
         return job
 
     def _prunes(self) -> bool:

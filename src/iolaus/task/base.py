@@ -57,6 +57,8 @@ class Task(pl.LightningModule, ABC):
         gradient: where the gradient of a training step comes from; None: reverse mode.
     """
 
+    rounds_inputs = False  # whether it turns batches of full precision to the model's own itself
+
     def __init__(
         self,
         model: nn.Module,
