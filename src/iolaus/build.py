@@ -212,7 +212,7 @@ def build_task(settings: dict[str, Any]) -> Task:
         try:
             make(settings["init"], "init")(model)
         except ValueError as error:
-            raise UserError(f"init.function: {error}") from None
+            raise UserError(f"init.function: {error}") from error
     return make(
         settings["task"],
         "task",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from iolaus.check import plain
 from iolaus.closing import outcome
 from iolaus.compare.report import Outputs, compare
 from iolaus.compare.tables import Wanted
@@ -28,6 +29,7 @@ from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
 from iolaus.terminal import nobody_reads, write_leniently
+from iolaus.user_code import user_errors_located
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)  # told in a line
 
@@ -95,6 +97,7 @@ def _main(arguments: list[str] | None) -> None:
         metavar="K",
         help="the K likeliest classes of each row alone; in tables of more than 20 classes 5",
     )
+    foresee.add_argument("--strict", action="store_true", help="stop at the first file or row that cannot be read")
     hand_on = commands.add_parser(
         "export",
         help="write the model for other programs: ONNX, a program of torch, or weights alone",
@@ -189,34 +192,39 @@ def _main(arguments: list[str] | None) -> None:
     if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
-        if options.command == "test":
-            _test(options)
-        elif options.command == "memory":
-            _memory(options)
-        elif options.command == "report":
-            print(_report(options.folder))
-        elif options.command == "compare":
-            _compare(options)
-        elif options.command == "predict":
-            place = (options.checkpoint, options.output, options.allow, options.top)
-            predict(options.run, options.words, options.text, *place)
-        elif options.command == "export":
-            export(options.run, options.words, options.format, options.output, options.checkpoint, options.allow)
-        elif options.command == "serve":
-            address = (options.host, options.port, options.most_mb)
-            serve(options.run, options.words, options.checkpoint, options.allow, *address)
-        elif options.command == "curvature":
-            measures = (options.checkpoint, options.samples, options.steps, options.mode)
-            curvature(options.run, options.words, *measures, options.allow)
-        elif (options.run / PLAN).exists():
-            _resume_sweep(options)
-        else:
-            resume(options.run, options.words, options.allow, options.quiet)
+        with user_errors_located({"allow": getattr(options, "allow", [])}):
+            _run_command(options)
     except UserError as error:
         print(re.sub(r"add allow=\[(\w+)\]", r"add --allow \1", str(error)), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run_command(options: argparse.Namespace) -> None:
+    if options.command == "test":
+        _test(options)
+    elif options.command == "memory":
+        _memory(options)
+    elif options.command == "report":
+        print(_report(options.folder))
+    elif options.command == "compare":
+        _compare(options)
+    elif options.command == "predict":
+        place = (options.checkpoint, options.output, options.allow, options.top, options.strict)
+        predict(options.run, options.words, options.text, *place)
+    elif options.command == "export":
+        export(options.run, options.words, options.format, options.output, options.checkpoint, options.allow)
+    elif options.command == "serve":
+        address = (options.host, options.port, options.most_mb)
+        serve(options.run, options.words, options.checkpoint, options.allow, *address)
+    elif options.command == "curvature":
+        measures = (options.checkpoint, options.samples, options.steps, options.mode)
+        curvature(options.run, options.words, *measures, options.allow)
+    elif (options.run / PLAN).exists():
+        _resume_sweep(options)
+    else:
+        resume(options.run, options.words, options.allow, options.quiet)
 
 
 def _add_compare(commands: Any) -> None:
@@ -290,7 +298,8 @@ def _memory(options: argparse.Namespace) -> None:
     import_lightning()
     from iolaus.memory import memory
 
-    print(memory(config, needs_data(config), options.json))
+    with user_errors_located(plain(config, resolve=False)):
+        print(memory(config, needs_data(config), options.json))
 
 
 def _options() -> Path:

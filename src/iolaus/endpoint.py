@@ -207,7 +207,9 @@ def _rows(run: Finished, sources: list[Source], most_bytes: int) -> tuple[list[d
             _check_archive(source, most_bytes)
         try:
             for row in predicted(run.task, run.data, source):
-                found.append(of_file(row, source.name) if isinstance(source, Path) else row)
+                named = of_file(row, source.name) if isinstance(source, Path) else row
+                assert isinstance(named, dict)  # what cannot be read was raised
+                found.append(named)
         except UserError as error:
             if isinstance(source, Path):
                 raise

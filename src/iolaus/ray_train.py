@@ -25,6 +25,7 @@ from iolaus.rules import target_of
 from iolaus.runs import note_results, read_results, resume_command
 from iolaus.signals import Stopped, requests
 from iolaus.strict_json import to_json
+from iolaus.terminal import FILE_ONLY
 
 log = logging.getLogger("iolaus")
 
@@ -121,8 +122,8 @@ def _watched(settings: Settings, job: dict[str, Any], train: Train, place: Path)
 
 def _say(lines: list[str]) -> None:
     for line in lines:
-        level, text = json.loads(line)
-        log.log(level, "%s", text)
+        level, text, is_file_only = json.loads(line)
+        log.log(level, "%s", text, extra=FILE_ONLY if is_file_only else None)
 
 
 @contextlib.contextmanager
@@ -295,4 +296,5 @@ class _ToParent(logging.Handler):
         """Write a line of the log as one of JSON."""
         if record.name.startswith("ray"):
             return
-        self._stream.write(to_json([record.levelno, record.getMessage()]) + "\n")
+        line = [record.levelno, self.format(record), getattr(record, "is_file_only", False)]
+        self._stream.write(to_json(line) + "\n")

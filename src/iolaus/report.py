@@ -1,11 +1,13 @@
 """The course of a run from its folder to its end: results.json for programs, a report and a table for people."""
 
 import fcntl
+import functools
 import logging
 import math
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -31,12 +33,14 @@ from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
 from iolaus.results import command, framework, git, machine, setting, told, versions
+from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
 from iolaus.runs import Job, read_results, resume_command
 from iolaus.signals import Stopped, requests
 from iolaus.strategy.ddp import unused_error
 from iolaus.strict_json import to_json
 from iolaus.terminal import RESULT
+from iolaus.user_code import UserCodeError, warn_on_failure
 
 log = logging.getLogger("iolaus")
 
@@ -261,8 +265,9 @@ class Report:
 
         task = self.run.task
         task.eval()
-        with torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
-            self._exhibits = task.show(self.run.data)
+        left_out = warn_on_failure(f"samples of the test by {type(task).__name__}.show")
+        with left_out, torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
+            self._exhibits = dict(task.show(self.run.data))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -273,8 +278,12 @@ class Report:
         if isinstance(error, ranks.Lost) and (cause := ranks.first_error()):
             error, stopped = UserError(cause), False
         status = "completed" if error is None else "interrupted" if stopped else "pruned" if pruned else "failed"
-        if error is not None and status == "failed" and not isinstance(error, UserError):
-            log.debug("", exc_info=(type(error), error, traceback))
+        if (
+            error is not None
+            and status == "failed"
+            and (isinstance(error, UserCodeError) or not isinstance(error, UserError))
+        ):
+            log_traceback(error)
         if self._speaks:
             self._end(self._results(status, error), is_over=not (stopped or pruned))
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
@@ -393,21 +402,30 @@ class Report:
         if run is None:
             self._shown = show.show(self._exhibits, self.folder, [], 0)
             return
-        drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
+        drawn: dict[str, Callable[[], Any]] = {}
         if run.history.rows:
-            drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        self._shown = [show.figure(name, f, self.folder, loggers, results["steps"]) for name, f in drawn.items()]
+            drawn["learning_curves"] = lambda: figures.learning_curves(run.history.rows, results["best_epoch"])
+        for name in run.task.figures:
+            if name in figures.DRAWN:
+                drawn[name] = functools.partial(_metric_figure, run, name)
+        self._shown = []
+        for name, make_figure in drawn.items():
+            with warn_on_failure(f"figures/{name}.png"):
+                self._shown.append(show.figure(name, make_figure(), self.folder, loggers, results["steps"]))
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
-            self._exhibits |= callback.show() if hasattr(callback, "show") else {}
+            with warn_on_failure(f"{type(callback).__name__}.show"):
+                self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         self._shown += show.show(self._exhibits, self.folder, loggers, results["steps"])
-        for file in _profiles(run, self.folder):
-            text = f"```\n{file.read_text(encoding='utf-8')}\n```"
-            for logger in loggers:
-                if isinstance(logger, TensorBoard):
-                    logger.add("text", f"profile/{file.stem}", text, results["steps"])
+        with warn_on_failure("profile"):
+            for file in _profiles(run, self.folder):
+                text = f"```\n{file.read_text(encoding='utf-8')}\n```"
+                for logger in loggers:
+                    if isinstance(logger, TensorBoard):
+                        logger.add("text", f"profile/{file.stem}", text, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
-            for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
-                self._shown.append({"file": f"figures/{path.name}"})
+            for name, draw in (("schedule", draw_schedule), ("inputs", draw_inputs)):
+                with warn_on_failure(f"figures/{name}.png"):
+                    self._shown += [{"file": f"figures/{path.name}"} for path in draw(run, self.folder)]
         for logger in loggers:
             if isinstance(logger, TensorBoard):
                 logger.save()
@@ -481,6 +499,10 @@ def claim(folder: Path, resumed: bool) -> TextIO:
         held.close()
         raise UserError(f"output_dir: {folder} holds {', '.join(others)} of something else; choose another folder")
     return held
+
+
+def _metric_figure(run: Run, name: str) -> Any:
+    return figures.draw_metric(name, _plain(run.task.figures[name]), run.data.class_names)
 
 
 def _plain(value: Any) -> Any:

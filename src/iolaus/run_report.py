@@ -15,6 +15,7 @@ from iolaus.files import size, write
 from iolaus.pages import Code, Folded, Heading, Items, Page, Part, Picture, Table, Words, markdown, page_html
 from iolaus.runs import MOST_BYTES, is_training, own_packages, read_results
 from iolaus.tables import metrics_table, short
+from iolaus.user_code import warn_on_failure
 
 MOST_ROWS = 20  # of a table in the report; its file holds all
 MOST_LETTERS = 20_000  # of a text in the report; its file holds all
@@ -331,5 +332,9 @@ def _draw_curves(folder: Path, results: dict[str, Any]) -> None:
         return
     from iolaus.figures import learning_curves, png
 
-    file.parent.mkdir(exist_ok=True)
-    write(file, png(learning_curves(rows, results.get("best_epoch"))))
+    picture = b""
+    with warn_on_failure(f"figures/{file.name}"):
+        picture = png(learning_curves(rows, results.get("best_epoch")))
+    if picture:
+        file.parent.mkdir(exist_ok=True)
+        write(file, picture)

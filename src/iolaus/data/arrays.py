@@ -146,7 +146,7 @@ class Arrays(DataModule, ABC):
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"input_kind": self.input_kind, "num_targets": self.num_targets}
 
-    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+    def new_items(self, source: Path | str) -> Iterator[Any]:
         """The rows of a file's array of inputs; its targets need not be there."""
         if isinstance(source, str):
             raise UserError(f"predict: give a file with the array {self.inputs!r}; a text is none")
@@ -166,9 +166,11 @@ class Arrays(DataModule, ABC):
         with self.opened(path, self.inputs) as array:
             for start in range(0, shape[0], BLOCK):
                 rows = self.as_inputs(array[start : start + BLOCK])
-                if (row := first_not_finite(rows)) is not None:
-                    raise UserError(f"{path}: row {start + row} of {self.inputs!r} has a value that is NaN or infinite")
-                yield from (apply(rows) if apply is not None else rows)
+                finite = rows.isfinite().flatten(1).all(1).tolist()
+                items = apply(rows) if apply is not None else rows
+                for row, (is_finite, item) in enumerate(zip(finite, items, strict=True), start):
+                    reason = f"{path}: row {row} of {self.inputs!r} has a value that is NaN or infinite"
+                    yield item if is_finite else self.bad_item(UserError(reason))
 
     def state_dict(self) -> dict[str, Any]:
         return {"class_names": self.class_names}

@@ -12,7 +12,9 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus import ranks
-from iolaus.augment.transforms import composed
+from iolaus.augment.base import is_spatial
+from iolaus.augment.transforms import apply_to_both, composed
+from iolaus.data.bad_files import BadItem
 from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
@@ -109,6 +111,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.augmentations: list[Callable[..., Batch]] = []  # of training batches; build adds the chosen ones
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
+        self.keeps_bad_items = False  # whether `new_items` gives a BadItem for what cannot be read, instead of raising
         self.unseen = Unseen()  # categories of the rows that were read since this was taken
         self.warnings: list[str] = []  # lines on what may make the score mean little, to be read before training
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
@@ -149,14 +152,12 @@ class DataModule(pl.LightningDataModule, ABC):
         try:
             apply = composed(self.transforms, at_random=False)
             done: dict[str, Dataset] = {
-                name: TensorDataset(torch.cat([apply(block) for block in d.tensors[0].split(BLOCK)]), *d.tensors[1:])
-                if isinstance(d, TensorDataset)
-                else Transformed(d, apply)
+                name: _transformed_tensors(d, apply) if isinstance(d, TensorDataset) else Transformed(d, apply)
                 for name, d in datasets.items()
             }
             self.input_shape = tuple(done["train"][0][0].shape)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
         return done
 
     def fit_splits(self) -> None:
@@ -374,12 +375,24 @@ class DataModule(pl.LightningDataModule, ABC):
     def new_items(self, source: Path | str) -> Iterator[Any]:
         """What a file, or a text given in its place, holds to predict for: items as the task's `predict` takes them, one by one.
 
+        A subclass gives `bad_item(error)` in the place of a row that cannot be read where the next one can.
+
         Nothing but the settings and what `load_state_dict` brought back is known then: the training data need not be there.
 
         Raises:
             UserError: for a source that is not what these data are made of.
         """
         raise UserError(f"predict: {type(self).__name__} does not read new files")
+
+    def bad_item(self, error: UserError) -> BadItem:
+        """Return what stands in the place of an item that cannot be read.
+
+        Raises:
+            UserError: the error itself, unless bad items are kept.
+        """
+        if not self.keeps_bad_items:
+            raise error
+        return BadItem(str(error))
 
     def row_text(self, row: Any) -> str:
         """A row of values as the text that `new_items` takes in place of a file.
@@ -497,10 +510,19 @@ def _share() -> Share:
     return ranks.rank(), ranks.count()
 
 
-class Transformed(Dataset):
-    """A data set outside memory whose images are transformed when they are asked for."""
+def _transformed_tensors(dataset: TensorDataset, apply: Callable[..., Any]) -> TensorDataset:
+    images, *others = dataset.tensors
+    if not is_spatial(others[-1], images):
+        return TensorDataset(torch.cat([apply(block) for block in images.split(BLOCK)]), *others)
+    pairs = [apply_to_both(apply, *pair) for pair in zip(images.split(BLOCK), others[-1].split(BLOCK), strict=True)]
+    moved, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return TensorDataset(moved, *others[:-1], targets)
 
-    def __init__(self, dataset: Dataset, apply: Callable[[torch.Tensor], torch.Tensor]):
+
+class Transformed(Dataset):
+    """A data set outside memory whose images are transformed when they are asked for, and with them targets that are images."""
+
+    def __init__(self, dataset: Dataset, apply: Callable[..., Any]):
         self.dataset = dataset
         self.apply = apply
         self.targets = getattr(dataset, "targets", None)
@@ -510,6 +532,8 @@ class Transformed(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
         image, target = self.dataset[index]
+        if isinstance(target, torch.Tensor) and is_spatial(target[None], image[None]):
+            return apply_to_both(self.apply, image, target)
         return self.apply(image), target
 
     def fingerprint(self) -> str:

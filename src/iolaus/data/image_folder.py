@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.transforms import composed
+from iolaus.data.bad_files import list_left_out, refuse_empty_classes, unreadable_rows
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 
@@ -50,6 +51,7 @@ class ImageFolder(DataModule):
         size: height and width that every image is resized to, in pixels.
         channels: 1 for grey, 3 for colour.
         in_memory: decode all images once and keep them; None: when they take less than a GiB.
+        bad_files: whether a file that cannot be read is an error, or is left out with a warning (skip), for which all are read first.
         base: the settings that every data set has; see DataModule.
 
     Raises:
@@ -59,7 +61,13 @@ class ImageFolder(DataModule):
     new_endings = EXTENSIONS
 
     def __init__(
-        self, path: str, size: tuple[int, int] = (64, 64), channels: int = 3, in_memory: bool | None = None, **base: Any
+        self,
+        path: str,
+        size: tuple[int, int] = (64, 64),
+        channels: int = 3,
+        in_memory: bool | None = None,
+        bad_files: Literal["error", "skip"] = "error",
+        **base: Any,
     ):
         super().__init__(**base)
         if channels not in (1, 3):
@@ -68,6 +76,7 @@ class ImageFolder(DataModule):
         self.size = (size[0], size[1])
         self.channels = channels
         self.in_memory = in_memory
+        self.bad_files: str = bad_files
 
     def load(self) -> dict[str, Dataset]:
         if not self.path.is_dir():
@@ -82,6 +91,8 @@ class ImageFolder(DataModule):
             )
         self.class_names, self.num_classes = names, len(names)
         images = {name: self._images(folder, names) for name, folder in folders.items()}
+        if self.bad_files == "skip":
+            images = {name: self._without_unreadable(name, found) for name, found in images.items()}
         pixels = sum(len(i) for i in images.values()) * self.channels * self.size[0] * self.size[1]
         if self.in_memory or (self.in_memory is None and pixels < IN_MEMORY_BYTES):
             return {
@@ -114,6 +125,17 @@ class ImageFolder(DataModule):
             files += found
             targets += [label] * len(found)
         return Images(files, targets, self.size, self.channels)
+
+    def _without_unreadable(self, split: str, images: Images) -> Images:
+        """Leave out what cannot be read, before splits are cut, so that these depend on the readable files alone."""
+        reasons = unreadable_rows(images)
+        self.warnings += list_left_out(list(reasons.values()), len(images), "images")
+        stay = [row for row in range(len(images)) if row not in reasons]
+        images.files, images.targets = [images.files[row] for row in stay], images.targets[stay]
+        if split == "train" and self.class_names is not None:
+            counts = torch.bincount(images.targets, minlength=len(self.class_names)).tolist()
+            refuse_empty_classes(dict(zip(self.class_names, counts, strict=True)), self.path)
+        return images
 
 
 def _subfolders(folder: Path) -> list[str]:

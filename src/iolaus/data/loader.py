@@ -239,7 +239,7 @@ def reading_told() -> Iterator[None]:
             raise UserError(text.strip().splitlines()[-1].partition("UserError: ")[2]) from None
         raise
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker" in str(error) and "Original Traceback" not in str(error):
             raise UserError(
                 f"data.num_workers: a process that reads data was killed: {str(error).splitlines()[0]}; "
                 "it may have run out of memory: set fewer, or 0 to read in the training process"

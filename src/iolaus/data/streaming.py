@@ -302,7 +302,7 @@ class StreamedData(DataModule, ABC):
         try:
             return composed(self.transforms, at_random=False) if self.transforms else None
         except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
 
     def _check(self) -> None:
         """Read the sample and a row of each other split: what all rows must be like is known from it."""

@@ -1,5 +1,6 @@
 """A user's own table: columns of numbers and categories, gaps, and a column to predict."""
 
+import copy
 import csv
 import io
 import logging
@@ -359,7 +360,7 @@ class Table(DataModule, ABC):
         found["input"] = (mean.masked_fill(kept, 0.0), deviation.masked_fill(kept, 1.0))
         return found
 
-    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+    def new_items(self, source: Path | str) -> Iterator[Any]:
         """The rows of a file with the same columns, in any order and among others; or a text: their values in order."""
         if isinstance(source, str):
             yield from self._encoded(self._row(source), "the text", "the text:")
@@ -378,11 +379,30 @@ class Table(DataModule, ABC):
         """A file as `read` gives it, in parts where the format allows it, so that it may be larger than memory."""
         yield self.read(path)
 
-    def _encoded(self, table: "pd.DataFrame", source: str, where: str) -> torch.Tensor:
+    def _encoded(self, table: "pd.DataFrame", source: str, where: str) -> Iterator[Any]:
         """New rows as inputs; messages begin with `source`, or with `where` and the row."""
         for name in self.encoding:
             if name not in table.columns:
                 raise UserError(f"{source} has no column {name!r}{did_you_mean(name, table.columns)}")
+        yield from self._encoded_rows(table, where)
+
+    def _encoded_rows(self, table: "pd.DataFrame", where: str) -> Iterator[Any]:
+        """Rows as inputs; of rows that hold a wrong one each half by itself, down to that one, where bad items are kept."""
+        before = copy.deepcopy(self.unseen)
+        try:
+            inputs = self._encode_new(table, where)
+        except UserError as error:
+            self.unseen = before
+            if len(table) == 1 or not self.keeps_bad_items:
+                yield self.bad_item(error)
+                return
+            half = len(table) // 2
+            yield from self._encoded_rows(table.iloc[:half], where)
+            yield from self._encoded_rows(table.iloc[half:], where)
+        else:
+            yield from inputs
+
+    def _encode_new(self, table: "pd.DataFrame", where: str) -> torch.Tensor:
         empty = table[list(self.encoding)] == ""
         if self.missing in ("error", "drop") and (rows := empty.any(axis=1)).any():
             line = rows.idxmax()

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus.runs import Changes, Job
+from iolaus.terminal import Console
 
 
 @dataclass
@@ -56,7 +57,7 @@ def main(file: Path, script: str) -> None:
     """Train the part that a file holds, as a process of the script."""
     sys.argv = [script]
     sys.path[:0] = [str(Path(script).parent), os.getcwd()]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Console(sys.stdout)])
     part: Part = pickle.loads(file.read_bytes())
     file.unlink()
     part.train()
