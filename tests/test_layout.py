@@ -44,6 +44,7 @@ LAYERS = {
     **dict.fromkeys(["callbacks", "study"], 3.5),
     **dict.fromkeys(["check", "explain", "fast_loop", "history"], 4),
     **dict.fromkeys(["trainer"], 4.5),
+    "small_batch": 4.5,
     **dict.fromkeys(["build"], 5),
     **dict.fromkeys(["preflight", "report"], 6),
     "strategy": 3.4,

@@ -12,11 +12,10 @@ from iolaus import ranks
 from iolaus.build import Run
 from iolaus.errors import UserError
 from iolaus.gradient.reverse import Reverse
+from iolaus.small_batch import SAMPLES, failure
 from iolaus.undisturbed import undisturbed
 
 log = logging.getLogger("iolaus")
-
-SAMPLES = 8
 
 
 def preflight(run: Run) -> None:
@@ -32,6 +31,7 @@ def preflight(run: Run) -> None:
     _check_batches(run, len(loader))
     batch = [part[:SAMPLES] for part in next(iter(loader))]
     task = run.task
+    _check_single_sample(run, batch)
     try:
         with undisturbed(task, "train"):
             run.trainer.prepare(task, *batch[:-1])
@@ -68,6 +68,22 @@ def _check_batches(run: Run, batches: int) -> None:
         log.info(
             "data.batch_size: %d is more than the %d training rows, so an epoch is one step", run.data.batch_size, rows
         )
+
+
+def _check_single_sample(run: Run, batch: list[Any]) -> None:
+    """Refuse batches of one sample that only their size makes impossible, as with batch norm."""
+    if len(batch[0]) > 1 or (reason := failure(run.task, batch, run.config)) is None:
+        return
+    if failure(run.task, [torch.cat([part, part]) for part in batch], run.config) is None:
+        is_one = run.data.batch_size == 1
+        cause = "data.batch_size: received 1, and" if is_one else f"data: the train split has {_rows(run)}, and"
+        advice = "set data.batch_size=2 or more" if is_one else "give it more rows"
+        raise UserError(f"{cause} the model cannot be trained on a batch of one sample ({reason}); {advice}")
+
+
+def _rows(run: Run) -> str:
+    rows, world = len(run.data.rows["train"]), run.data.share[1]
+    return f"{rows} row{'s' if rows > 1 else ''}" + (f" for {world} processes" if world > 1 else "")
 
 
 def _try(run: Run, batch: list[Any]) -> None:
