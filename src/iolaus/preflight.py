@@ -9,9 +9,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from iolaus import ranks
-from iolaus.build import Run
+from iolaus.build import Run, steps_per_epoch
 from iolaus.errors import UserError
 from iolaus.gradient.reverse import Reverse
+from iolaus.schedule_ends import schedule_ends, training_end
 from iolaus.small_batch import SAMPLES, failure
 from iolaus.undisturbed import undisturbed
 
@@ -29,6 +30,7 @@ def preflight(run: Run) -> None:
     if len(loader) == 0:
         raise UserError("data: the train split has no batch")
     _check_batches(run, len(loader))
+    _check_schedule(run)
     batch = [part[:SAMPLES] for part in next(iter(loader))]
     task = run.task
     _check_single_sample(run, batch)
@@ -68,6 +70,19 @@ def _check_batches(run: Run, batches: int) -> None:
         log.info(
             "data.batch_size: %d is more than the %d training rows, so an epoch is one step", run.data.batch_size, rows
         )
+
+
+def _check_schedule(run: Run) -> None:
+    """Refuse a schedule that raises before the training ends, and warn of one that ends before."""
+    node, trainer = run.config.get("scheduler") or {}, run.config["trainer"]
+    interval = node.get("_interval_", "epoch")
+    last = training_end(trainer, interval, steps_per_epoch(run.data, trainer))
+    for end in schedule_ends(node):
+        if last is not None and end.at < last:
+            text = f"{end.key}: the schedule ends after {end.at} {interval}s, and the training after {last}; set {end.moved_to(last)}"
+            if end.is_strict:
+                raise UserError(text)
+            log.warning("%s to let it last as long", text)
 
 
 def _check_single_sample(run: Run, batch: list[Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from iolaus.errors import UserError, did_you_mean
 from iolaus.files import INDEX
@@ -185,13 +185,13 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
             override = OverridesParser.create().parse_override(text)
         except HydraException:
             raise UserError(f"{text}: write KEY=VALUE") from None
-        *parents, name = override.key_or_group.split(".")
         node: Any = config
-        for part in (*parents, name):
-            if not isinstance(node, DictConfig) or part not in node:
+        for part in override.key_or_group.split("."):
+            name: Any = int(part) if isinstance(node, ListConfig) and part.isdigit() else part
+            if name not in (range(len(node)) if isinstance(node, ListConfig) else node or ()):
                 names = [str(n) for n in node] if isinstance(node, DictConfig) else []
                 raise UserError(f"{override.key_or_group}: the run has no such setting{did_you_mean(part, names)}")
-            parent, node = node, node[part]
+            parent, node = node, node[name]
         if override.is_delete():
             del parent[name]
         elif isinstance(parent[name], DictConfig) and not isinstance(override.value(), dict):
