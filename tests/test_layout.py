@@ -44,6 +44,7 @@ LAYERS = {
     **dict.fromkeys(["callbacks", "study"], 3.5),
     **dict.fromkeys(["check", "explain", "fast_loop", "history"], 4),
     **dict.fromkeys(["trainer"], 4.5),
+    "references": 0.5,
     "schedule_ends": 1.5,
     "small_batch": 4.5,
     **dict.fromkeys(["build"], 5),

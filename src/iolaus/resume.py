@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus.check import check, plain
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
@@ -117,7 +118,7 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
         )
     if "resume_points" not in (config.get("callbacks") or {}):
         raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
-    later = changes(settings, plain(config) | {"allow": settings.get("allow")})
+    later = changes(settings, plain(config, resolve=False) | {"allow": settings.get("allow")})
     all_changes = _changed(results.get("changed"), asked, later)
     return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from iolaus.errors import UserError, did_you_mean
 from iolaus.files import INDEX
+from iolaus.references import has_foreign_interpolations
 
 MOST_BYTES = 2**20  # of a settings file
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where PyYAML has it
@@ -68,14 +69,18 @@ class Job:
 def read_settings(folder: Path) -> dict[str, Any]:
     """The resolved settings of a run, as plain containers.
 
-    The text is read as plain YAML; no interpolation, which could read the environment, is followed, and aliases, which can make a
-    short text unfold to a huge one, are refused: Iolaus writes neither.
+    The text is read as plain YAML. Interpolations, which could read the environment, are refused, but for references to the data in a
+    run that was killed before it had read them; so are aliases, which can make a short text unfold to a huge one.
 
     Raises:
         UserError: for a folder that holds no run, or settings that no run wrote.
     """
     file = folder / "config.yaml"
     if not file.is_file():
+        if (folder / "train.log").is_file() and not (folder / "results.json").exists():
+            raise UserError(
+                f"{folder}: the run was stopped before it had begun, so there is nothing in it; start it again by its command"
+            )
         raise UserError(f"{folder}: not a run's folder, {file} does not exist{_runs_inside(folder)}")
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file}: larger than settings are")
@@ -89,7 +94,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = yaml.load(text, SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: not plain YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(settings, dict) or "${" in str(settings):
+    if not isinstance(settings, dict) or has_foreign_interpolations(settings):
         raise UserError(f"{file}: not the resolved settings of a run")
     return settings
 
