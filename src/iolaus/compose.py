@@ -37,7 +37,7 @@ import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus import ranks, slurm
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
-from iolaus.defaults import changed_by, several
+from iolaus.defaults import changed_by, find_replaced, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.resume import prepare, resume
@@ -87,6 +87,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             if slurm.goes_on(Path(config.output_dir)):
                 return _go_on(config)
             check_job(config)
+            for line in find_replaced(HydraConfig.get(), config):
+                logging.getLogger("iolaus").warning("%s", line)
             import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)
         except (UserError, OSError) as error:
