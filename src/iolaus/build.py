@@ -31,6 +31,7 @@ from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
 from iolaus.rules import OWN_KEYS, is_meant, target_of
+from iolaus.small_batch import join_small_batch, limit_batches
 from iolaus.task.base import Task
 from iolaus.trainer import HalfWeights, Trainer
 
@@ -93,9 +94,6 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
         config.data.input_shape = list(data.input_shape)
     settings = plain(config)
     settings["data"]["input_shape"] = shape
-    schedule = settings.get("scheduler") or {}
-    if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
-        schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
     if not reused:
         data.augmentations += [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
@@ -112,6 +110,14 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
     if isinstance(trainer.precision_plugin, HalfPrecision) and task.rounds_inputs:
         trainer.strategy.precision_plugin = HalfWeights(trainer.precision_plugin.precision)
+    if not reused and checkpoint is None:
+        join_small_batch(task, data, settings)
+    for schedule in (
+        settings.get("scheduler") or {},
+        parts.get("scheduler") or {},
+    ):  # which is made once the fit begins
+        if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
+            schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     return Run(settings, data, task, trainer, history)
 
 
@@ -147,9 +153,7 @@ def _load_learned(data: DataModule, content: dict[str, Any]) -> None:
 
 def steps_per_epoch(data: DataModule, trainer: dict[str, Any]) -> int:
     """Optimizer steps of an epoch, with the trainer's limits."""
-    batches = -(-len(data.rows["train"]) // (data.batch_size * data.share[1]))
-    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    batches = limit_batches(data.num_train_batches, trainer)
     return max(-(-batches // trainer.get("accumulate_grad_batches", 1)), 1)
 
 

@@ -38,7 +38,7 @@ from iolaus import ranks, slurm
 from iolaus.argv import flags_first, refuse_unknown_flags
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
-from iolaus.defaults import changed_by, flags_of, several
+from iolaus.defaults import changed_by, find_replaced, flags_of, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.normalize import normalize, quote_home
@@ -91,6 +91,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
                 return _go_on(config)
             normalize(config)
             check_job(config)
+            for line in find_replaced(HydraConfig.get(), config):
+                logging.getLogger("iolaus").warning("%s", line)
             import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)
         except (UserError, OSError) as error:

@@ -16,6 +16,7 @@ from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
 from iolaus.overrides import override_text, removal_text
 from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, is_meant, target_of
+from iolaus.schedule_ends import schedule_ends
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
@@ -37,6 +38,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _objective(config)
     yield from _combinations(config)
     yield from _averaging(config)
+    yield from _lengths(config)
     yield from _milestones(config)
     yield from _sparse_gradients(config)
     yield from _cycled_momentum(config)
@@ -89,6 +91,15 @@ def _averaging(config: Node) -> Iterator[str]:
                 f"callbacks.{name}.start: averaging after {node['start']} epochs never begins with trainer.max_epochs={epochs}; "
                 "set fewer, or a share such as 0.75"
             )
+
+
+def _lengths(config: Node) -> Iterator[str]:
+    """Lengths of schedules; where the trainer has no limit of epochs they have to be given."""
+    limit = config["trainer"].get("max_epochs")
+    for end in schedule_ends(config.get("scheduler") or {}):
+        if end.value < 1:
+            why = f", as trainer.max_epochs={limit} is no limit" if end.value == limit else ""
+            yield f"{end.key}: must be at least 1; received {end.value}{why}"
 
 
 def _milestones(config: Node) -> Iterator[str]:

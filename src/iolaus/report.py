@@ -32,6 +32,7 @@ from iolaus.init_from import take_weights
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
+from iolaus.references import keep_references
 from iolaus.results import command, framework, git, machine, setting, told, versions
 from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
@@ -97,6 +98,8 @@ class Report:
             self._suggestions = self._earlier.get("suggestions") or {}
         elif self._speaks:
             write(self.folder / "config.yaml", self._settings())
+            if not self.config.trainer.fast_dev_run:
+                self._write(self._results("running", None))  # a kill before the data are read leaves what was asked for
         return self
 
     def follow(self, run: Run) -> Run:
@@ -336,8 +339,10 @@ class Report:
         write(self.folder / "results.json", to_json(results, indent=2) + "\n")
 
     def _settings(self) -> str:
-        """The resolved settings as YAML; complete once the run is built, as some facts only the data tell."""
-        settings = self.run.config if self.run else plain(self.config)
+        """The resolved settings as YAML; before the run is built they refer to the data where only these tell."""
+        settings = (
+            self.run.config if self.run else keep_references(plain(self.config), plain(self.config, resolve=False))
+        )
         return yaml.dump(settings, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
     def _hyperparameters(self) -> dict[str, Any]:

@@ -130,8 +130,12 @@ CASES = {
             ["seed=1", "trainer.gradient_clip_val=0.01"],
         ],
     ),
-    "batch norm": (
-        ["model.norm=BatchNorm1d", "optim=sgd", "data.batch_size=16"],
+    "batch norm, and a last batch of one row": (
+        [
+            "model.norm=BatchNorm1d",
+            "optim=sgd",
+            "data.batch_size=26",
+        ],  # the last of 105 rows is joined to the batch before
         [["optim.lr=0.01"], ["seed=3"]],
     ),
 }

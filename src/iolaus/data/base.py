@@ -18,7 +18,7 @@ from iolaus.data.bad_files import BadItem
 from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
-from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
+from iolaus.data.order import SCALARS, count_batches, fold, row_dtype, shares, shuffled, split
 from iolaus.data.score_warnings import score_warnings
 from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
@@ -112,6 +112,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
         self.keeps_bad_items = False  # whether `new_items` gives a BadItem for what cannot be read, instead of raising
+        self.min_train_rows = 1  # of a process in a training batch; a smaller last batch is joined to the one before
         self.unseen = Unseen()  # categories of the rows that were read since this was taken
         self.warnings: list[str] = []  # lines on what may make the score mean little, to be read before training
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
@@ -426,7 +427,15 @@ class DataModule(pl.LightningDataModule, ABC):
             here = self.datasets[name]
             there = resident(here, self.trainer.strategy.root_device)
             self.datasets = {n: there if d is here else d for n, d in self.datasets.items()}
-        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start, self.share)
+        min_rows = self.min_train_rows if name == "train" else 1
+        return make_loader(
+            self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start, self.share, min_rows
+        )
+
+    @property
+    def num_train_batches(self) -> int:
+        """Batches of an epoch, the same for each process."""
+        return count_batches(len(self.rows["train"]), self.batch_size, self.share[1], self.min_train_rows)
 
     @property
     def share(self) -> Share:
@@ -455,7 +464,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """The rows of a split in the order in which this process' validation or test goes through them."""
         lengths, size = getattr(self.datasets[split], "lengths", None), self._eval_batch_size(split)
         rank, world = _share()
-        rows = in_order(self.rows[split], (), 0, size * world, lengths)
+        rows = in_order(self.rows[split], (), size * world, lengths)
         return torch.cat(list(shares(rows, size, rank, world)))
 
     @contextmanager

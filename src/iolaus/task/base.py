@@ -311,6 +311,11 @@ class Task(pl.LightningModule, ABC):
         make, settings = self._scheduler
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), **settings}}
 
+    @property
+    def make_schedule(self) -> Callable[[Optimizer], LRScheduler] | None:
+        """What makes the schedule of an optimizer; None without one."""
+        return self._scheduler[0] if self._scheduler else None
+
 
 def single_numbers(values: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The values of metrics that are one number, or a few in a row, which become `<metric>_<number>`; and all others."""
