@@ -195,7 +195,8 @@ def test_a_run_of_another_version(call, made, new, tmp_path):
 def test_metrics_for_programs(call, made):
     code, text = call("test", made, "--json")
     assert code == 0, text
-    found = json.loads(text)
+    found, end = json.JSONDecoder().raw_decode(text)
+    assert "never predicted" in text[end:]  # on the other stream
     expected = json.loads((made / "results.json").read_text())["metrics"]["test"]
     assert found["metrics"] == pytest.approx(expected)
     assert found["checkpoint"].endswith("best.ckpt")

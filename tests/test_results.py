@@ -8,6 +8,14 @@ from iolaus.results import framework, git
 from iolaus.runs import installed
 
 
+@pytest.fixture(autouse=True)
+def asked_anew():
+    """What is known of our own checkout is forgotten before and after each test."""
+    framework.cache_clear()
+    yield
+    framework.cache_clear()
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """An empty repository, in which the test runs; `ask` calls git in it."""

@@ -48,7 +48,7 @@ def refuse_unknown_flags(words: Sequence[str], composed: Callable[[argparse.Name
         return
     name, equals, value = wrong.partition("=")
     key = name.lstrip("-").replace("-", "_")
-    following = words[list(words).index(wrong) + 1 :]
+    following = words[list(words).index(wrong) + 1 :] if wrong in words else []
     if not equals and following and "=" not in following[0] and not following[0].startswith("-"):
         wrong, value = f"{wrong} {following[0]}", following[0]
     config = composed(known)

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import os
 import re
 import shlex
@@ -25,6 +24,7 @@ from iolaus.run_report import report_run
 from iolaus.runs import installed
 from iolaus.serve import serve
 from iolaus.startup import import_lightning
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
@@ -326,12 +326,15 @@ def _test(options: argparse.Namespace) -> None:
     config, checkpoint = checked(options.run, options.words, options.checkpoint, options.allow)
     import_lightning()
     from iolaus.build import build
+    from iolaus.diagnosis import undefined_values, unpredicted_classes
 
     run = build(config, checkpoint=checkpoint)
     if "test" not in run.data.datasets:
         raise UserError(f"{options.run}: its data set has no test split; set data.test_fraction or another data set")
     run.trainer.test(run.task, datamodule=run.data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    for line in (*undefined_values(run.task, run.history.test), *unpredicted_classes(run.task, run.data.class_names)):
+        print(f"warning: {line}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"checkpoint": str(checkpoint), "metrics": run.history.test}, indent=2))
+        print(to_json({"checkpoint": str(checkpoint), "metrics": run.history.test}, indent=2))
         return
     print(table_text(f"{config.name}: {checkpoint.name}", {"test": run.history.test}))

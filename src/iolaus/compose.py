@@ -38,7 +38,7 @@ from iolaus import ranks, slurm
 from iolaus.argv import flags_first, refuse_unknown_flags
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
-from iolaus.defaults import changed_by, flags_of, several
+from iolaus.defaults import changed_by, find_replaced, flags_of, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
 from iolaus.normalize import normalize, quote_home
@@ -91,6 +91,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
                 return _go_on(config)
             normalize(config)
             check_job(config)
+            for line in find_replaced(HydraConfig.get(), config):
+                logging.getLogger("iolaus").warning("%s", line)
             import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)
         except (UserError, OSError) as error:
@@ -457,7 +459,7 @@ def needs_data(config: DictConfig) -> bool:
     data = raw["data"]
     read = {fact for group in GROUPS - {"data"} for fact in re.findall(r"\$\{data\.(\w+)", str(raw.get(group)))}
     unknown = {fact for fact in read | {"input_shape", "batch_size"} if data.get(fact) is None}
-    return bool(unknown - {"class_names", "class_weights"} or data.get("transforms"))
+    return bool(unknown - {"class_names", "class_weights", "positive"} or data.get("transforms"))
 
 
 def _settle_job(

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iolaus.rules import GROUPS
-from iolaus.runs import Changes, SafeLoader, changes
+from iolaus.rules import GROUPS, LISTS
+from iolaus.runs import Changes, SafeLoader, changes, option_text
 
 log = logging.getLogger("iolaus")
 
@@ -50,6 +50,41 @@ def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
             return None
 
     return changed
+
+
+def find_replaced(hydra: Any, config: DictConfig) -> Iterator[str]:
+    """Find lists of options that a command replaces where it may have meant to add to them, and what the run then lacks.
+
+    A choice that shares a part with the list that it replaces is a choice among its parts, and one of nothing is meant so; so is a list of
+    loggers.
+
+    Args:
+        hydra: the job's own settings of Hydra.
+        config: the job's settings.
+    """
+    name, words = str(hydra.job.config_name), list(hydra.overrides.task)
+    sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    for group, word in ((word.partition("=")[0], word) for word in words):
+        parts = (config.get(group) or {}) if group in LISTS else {}
+        if not parts or (group == "logger" and isinstance(_read(word), list)):  # one logger may stand for another
+            continue
+        others = tuple(o for o in words if o is not word and o.lstrip("+~").partition(".")[0] != group)
+        try:
+            before, picked = _composed(name, tuple(map(str, sources)), others)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            continue  # the other words make no configuration of their own; the command as a whole has been checked
+        removed = {o.lstrip("~").removeprefix(f"{group}.") for o in words if o.startswith(f"~{group}.")}
+        default = [key for key, part in (before.get(group) or {}).items() if part]
+        lost = [key for key in default if key not in parts and key not in removed]
+        if not lost or set(default) & set(parts):
+            continue
+        listed = _listed(name, sources).get(group)
+        options = listed if isinstance(listed, list) else [picked.get(group, listed)]
+        chosen = value if isinstance(value := _read(word), list) else [value]
+        yield (
+            f"{word}: takes the place of {group}={option_text(options)}, so the run is without {', '.join(lost)}; to have both "
+            f"write {group}=[{','.join(map(str, [*options, *chosen]))}]"
+        )
 
 
 def several(hydra: Any) -> dict[str, list[str]]:

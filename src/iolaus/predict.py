@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-import json
+import math
 import os
 import re
 import sys
@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from iolaus.data.bad_files import BadItem
 from iolaus.errors import UserError
 from iolaus.finished import restored
+from iolaus.strict_json import to_json
 
 CHUNK = 256  # items that are predicted together, and held in memory
 ENDINGS = (".csv", ".jsonl")
@@ -73,6 +74,11 @@ def predict(
             print(f"warning: {line}", file=sys.stderr)
     if failures:
         raise UserError(_summary(list(failures.values())))
+
+
+def is_finite_row(row: dict[str, Any]) -> bool:
+    """Whether all numbers of a row are finite."""
+    return all(math.isfinite(value) for value in row.values() if isinstance(value, float))
 
 
 @dataclass(frozen=True)
@@ -270,8 +276,11 @@ def _write(rows: Iterator[Row], place: TextIO, form: str) -> tuple[int, dict[int
     failures: dict[int, Failure] = {}
     waiting: list[Failure] = []  # what failed before the first prediction, which tells the columns
     write: Callable[[Row], None] | None = None
-    count = 0
+    count, has_warned = 0, False
     for number, row in enumerate(rows):
+        if not has_warned and isinstance(row, dict) and not is_finite_row(row):
+            has_warned = True
+            print("warning: a prediction is NaN or infinite; .jsonl has null in its place", file=sys.stderr)
         if isinstance(row, Failure):
             failures[number] = row
             if write is None:
@@ -294,7 +303,7 @@ def _writer(first: dict[str, Any], place: TextIO, form: str) -> Callable[[Row], 
     def write_json(row: Row) -> None:
         if isinstance(row, Failure):
             row = ({} if row.file is None else {"file": row.file}) | {"error": row.reason}
-        print(json.dumps(row, ensure_ascii=False), file=place)
+        print(to_json(row, ensure_ascii=False), file=place)
 
     def write_text(row: Row) -> None:
         print("" if isinstance(row, Failure) else row["text"], flush=True)

@@ -24,6 +24,7 @@ from iolaus.errors import UserError
 from iolaus.rules import target_of
 from iolaus.runs import note_results, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strict_json import to_json
 from iolaus.terminal import FILE_ONLY
 
 log = logging.getLogger("iolaus")
@@ -296,4 +297,4 @@ class _ToParent(logging.Handler):
         if record.name.startswith("ray"):
             return
         line = [record.levelno, self.format(record), getattr(record, "is_file_only", False)]
-        self._stream.write(json.dumps(line) + "\n")
+        self._stream.write(to_json(line) + "\n")

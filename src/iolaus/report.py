@@ -2,7 +2,6 @@
 
 import fcntl
 import functools
-import json
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
 from iolaus.check import plain
 from iolaus.closing import next_steps, outcome
+from iolaus.diagnosis import undefined_values, unpredicted_classes
 from iolaus.divergence import Diverged
 from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
@@ -32,12 +32,14 @@ from iolaus.init_from import take_weights
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
+from iolaus.references import keep_references
 from iolaus.results import command, framework, git, machine, setting, told, versions
 from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
 from iolaus.runs import Job, read_results, resume_command
 from iolaus.signals import Stopped, requests
 from iolaus.strategy.ddp import unused_error
+from iolaus.strict_json import to_json
 from iolaus.terminal import RESULT
 from iolaus.user_code import UserCodeError, warn_on_failure
 
@@ -96,6 +98,8 @@ class Report:
             self._suggestions = self._earlier.get("suggestions") or {}
         elif self._speaks:
             write(self.folder / "config.yaml", self._settings())
+            if not self.config.trainer.fast_dev_run:
+                self._write(self._results("running", None))  # a kill before the data are read leaves what was asked for
         return self
 
     def follow(self, run: Run) -> Run:
@@ -267,9 +271,6 @@ class Report:
         left_out = warn_on_failure(f"samples of the test by {type(task).__name__}.show")
         with left_out, torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
             self._exhibits = dict(task.show(self.run.data))
-        for name, value in self.run.history.test.items():
-            if name.startswith("loss/") and not math.isfinite(value):
-                log.warning("%s: is %s; look for extreme values in the test split", name, value)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -296,6 +297,18 @@ class Report:
             self._claim.close()
         return pruned
 
+    def _warn_of_values(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Log which values are not defined and why, and which classes were never predicted."""
+        for name, value in self._found.items():
+            if not math.isfinite(value):
+                log.warning("study: %s is %s, and null in results.json", name, value)
+        if self.run is None:
+            return
+        task, data = self.run.task, self.run.data
+        values = metrics["last"] | metrics["best"] | metrics["test"]
+        for line in (*undefined_values(task, values), *unpredicted_classes(task, data.class_names)):
+            log.warning("%s", line)
+
     def _end(self, results: dict[str, Any], is_over: bool) -> None:
         """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
         if not self.config.trainer.fast_dev_run:
@@ -307,6 +320,7 @@ class Report:
             self._write_report(results)
         self._close_services(results["status"])
         if results["status"] != "failed":
+            self._warn_of_values(results["metrics"])
             self._tell(results)
 
     def draw(self) -> None:
@@ -322,11 +336,13 @@ class Report:
         write_report(self.folder, results)
 
     def _write(self, results: dict[str, Any]) -> None:
-        write(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=True) + "\n")
+        write(self.folder / "results.json", to_json(results, indent=2) + "\n")
 
     def _settings(self) -> str:
-        """The resolved settings as YAML; complete once the run is built, as some facts only the data tell."""
-        settings = self.run.config if self.run else plain(self.config)
+        """The resolved settings as YAML; before the run is built they refer to the data where only these tell."""
+        settings = (
+            self.run.config if self.run else keep_references(plain(self.config), plain(self.config, resolve=False))
+        )
         return yaml.dump(settings, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
     def _hyperparameters(self) -> dict[str, Any]:

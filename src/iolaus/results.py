@@ -1,5 +1,6 @@
 """What results.json says of a run besides its numbers: the command, the code, the versions, what went wrong."""
 
+import functools
 import os
 import platform
 import re
@@ -79,6 +80,7 @@ def git(leave_out: Path | None = None) -> dict[str, Any] | None:
     return None if top is None else _repository(Path(top), (Path.cwd() / "outputs", leave_out))
 
 
+@functools.cache  # the code that runs is the one that was imported
 def framework() -> dict[str, Any]:
     """Return our version and, where this package is a checkout of our repository, the state of that."""
     here = Path(__file__).resolve()

@@ -18,6 +18,7 @@ STAGES = ("info", *FINDERS, "fit", "test", "study")
 OWN_KEYS = {
     "_target_",  # the class
     "_accepts_",  # facts of the data it can work with, for example {target_kind: [class]}
+    "_when_",  # metrics: facts of the data without which it is left out, for example {num_classes: [2]}
     "_splits_",  # metrics: the splits it is computed on; all three without it
     "_groups_",  # optim: parameters with settings of their own, for example {no_decay: {ndim: 1, weight_decay: 0}}
     "_interval_",  # scheduler: steps once an `epoch` (without it) or once a `step`
@@ -39,6 +40,12 @@ GIVEN = {
 def target_of(node: Any) -> str:
     """The class that a node names; an empty text where it names none."""
     return str(node.get("_target_") or "") if isinstance(node, dict) else ""
+
+
+def is_meant(node: dict[str, Any], data: dict[str, Any]) -> bool:
+    """Whether the data have the facts without which a part is left out; facts that are not known yet exclude nothing."""
+    wanted = node.get("_when_") or {}
+    return all(data.get(fact) is None or data[fact] in values for fact, values in wanted.items())
 
 
 def given(path: str) -> set[str]:

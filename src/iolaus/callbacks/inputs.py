@@ -67,7 +67,7 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
         if batch[-1].ndim > 2 and batch[-1].shape[-2:] == images.shape[-2:]:
             return {"inputs": beside_targets(images, batch[-1])}
         return {"inputs": Images(images, [_title(sample, data) for sample in samples])}
-    if data.input_kind == "tokens":
+    if data.input_kind == "tokens" and data.target_kind == "tokens":
         windows = [data.decode(row) for row in batch[0][:WINDOWS].tolist()]
         return {"inputs": Text("\n\n----\n\n".join(windows))}
     if data.input_kind == "audio":

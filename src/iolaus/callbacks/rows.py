@@ -24,6 +24,9 @@ def inputs_in_words(inputs: Sequence[torch.Tensor], data: Any) -> dict[str, str]
     match data.input_kind:
         case "table":
             return {f"x{k}": f"{value:.4g}" for k, value in enumerate(first.flatten()[:MOST_FEATURES].tolist(), 1)}
+        case "tokens":
+            decode = getattr(data, "decode", lambda tokens: " ".join(map(str, tokens)))
+            return {"tokens": decode(first.tolist())[:MOST_LETTERS]}
         case "sentence":
             joint = "" if data.source_tokens == "characters" else " "
             return {"source": joint.join(data.source_text(first.tolist()))[:MOST_LETTERS]}

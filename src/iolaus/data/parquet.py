@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from iolaus.data.csv_table import Table
 from iolaus.data.file_format import file_format
 from iolaus.data.sniff import needed, parquet_columns
+from iolaus.data.table import Table
 from iolaus.errors import UserError
 
 if TYPE_CHECKING:

@@ -438,7 +438,12 @@ class StreamedData(DataModule, ABC):
             return []
         dataset: Any = self.datasets[name]
         rank, world = self.share
-        plan = Plan(dataset.spans, batch_size, self.num_streams, self._buffer(), rank=rank, world=world)
+        plan = Plan(
+            *(dataset.spans, batch_size, self.num_streams, self._buffer()),
+            rank=rank,
+            world=world,
+            min_rows=self.min_train_rows if name == "train" else 1,
+        )
         return StreamLoader(plan, dataset.read, key, start, self._workers(batch_size))
 
     def _workers(self, batch_size: int) -> int:

@@ -13,8 +13,6 @@ from iolaus.task.base import BATCH_NORMS
 NAMES = inspect.signature(DistributedDataParallel).parameters
 MAX_NAMED = 4  # parameters in a message
 SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in NAMES else "broadcast_buffers"  # as torch calls it
-
-
 UNFINISHED = ("Expected to have finished reduction", "not used in producing")  # torch's words of it, and Lightning's
 
 

@@ -1,6 +1,5 @@
 """The jobs of a sweep, read from its folder and ranked: what varied between them, and what each came to."""
 
-import json
 import math
 import os
 import re
@@ -17,6 +16,7 @@ import yaml
 from iolaus.commands import config_flags, run_command, script_of, train_command
 from iolaus.errors import UserError
 from iolaus.runs import SafeLoader, is_training, option_text, paths_moved, read_results, read_settings
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import PLAN
 
 # What may have become of a job, in the order in which those without a rank are listed.
@@ -284,7 +284,7 @@ def differ(values: Sequence[Any]) -> bool:
 
 def _same(value: Any) -> str:
     """Equal for equal values, for those too that cannot be hashed."""
-    return json.dumps(value, sort_keys=True, default=str)
+    return to_json(value, sort_keys=True, default=str)
 
 
 def _value(key: str, job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any]) -> Any:

@@ -554,7 +554,8 @@ def _loader(data: DataModule, epoch: int) -> Any:
     def key() -> tuple[int, ...]:
         return data.seed, epoch
 
-    loader = make_loader(data.datasets["train"], data.rows["train"], data.batch_size, key, num_workers=0)
+    train = data.datasets["train"], data.rows["train"], data.batch_size
+    loader = make_loader(*train, key, num_workers=0, min_rows=data.min_train_rows)
     return AugmentedLoader(loader, data.augmentations, key) if data.augmentations else loader
 
 
