@@ -1,8 +1,10 @@
 """`iolaus predict` and `iolaus test` on what users have: many classes, large files, wrong words, runs of other versions."""
 
 import csv
+import io
 import json
 
+import numpy as np
 import pytest
 from forked import copy_of, finished
 from PIL import Image
@@ -13,7 +15,7 @@ from iolaus.data import csv_table
 from iolaus.data.clips import Sounds
 from iolaus.data.image_folder import ImageFolder, decoded
 from iolaus.errors import UserError
-from iolaus.predict import _files
+from iolaus.predict import _files, _write
 
 __all__ = ["call"]
 NUM_CLASSES = 23
@@ -224,3 +226,9 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     Image.new("L", (50, 31)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png cannot be read as an image: .*pixels"):
         decoded(tmp_path / "a.png", (8, 8), 1)
+
+
+def test_large_numbers_keep_their_digits_in_tables():
+    place = io.StringIO()
+    _write(iter([{"price": 1234567.875}, {"price": float(np.float32(0.1))}]), place, "csv")
+    assert [np.float32(text) for text in place.getvalue().split()[1:]] == [np.float32(1234567.875), np.float32(0.1)]

@@ -24,6 +24,7 @@ RESULT_KEYS = {
         "choices",
         "seed",
         "task",
+        "data",
         "processes",
         "metrics",
         "objective",

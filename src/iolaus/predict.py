@@ -21,6 +21,7 @@ ENDINGS = (".csv", ".jsonl")
 PARTIAL = ".partial"  # ending of a file that is being written
 MOST_COLUMNS = 20  # classes whose probabilities stand beside one another in a table
 MAX_LISTED = 20  # failures that the terminal lists
+DIGITS = 9  # of a number in a table: as many as tell every float32 apart
 TOP = 5  # classes that a row of a table names where there are more
 
 
@@ -318,6 +319,8 @@ def _writer(first: dict[str, Any], place: TextIO, form: str) -> Callable[[Row], 
     def write_cells(row: Row) -> None:
         if isinstance(row, Failure):
             row = {"file": row.file} if "file" in first else {}
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        writer.writerow(
+            {key: f"{value:.{DIGITS}g}" if isinstance(value, float) else value for key, value in row.items()}
+        )
 
     return write_cells
