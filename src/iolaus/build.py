@@ -21,9 +21,11 @@ from torch import nn
 
 from iolaus import ranks
 from iolaus.callbacks.histograms import Histograms
+from iolaus.callbacks.monitor_check import MonitorCheck
 from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
 from iolaus.checkpoint import CheckpointFiles, read
+from iolaus.consistency import logged_names
 from iolaus.data.base import SPLITS, DataModule
 from iolaus.errors import UserError
 from iolaus.functional.keys import mix
@@ -246,6 +248,9 @@ def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
     # trained, in whose place averages of them come at the end.
     callbacks.sort(key=lambda callback: (not isinstance(callback, ResumePoints), not isinstance(callback, Histograms)))
     points = [c.files for c in callbacks if isinstance(c, ResumePoints)]
+    if not settings["trainer"].get("barebones"):  # which has no checkpoints, and no metrics to look at
+        monitor = settings["objective"]["monitor"]
+        callbacks.insert(0, MonitorCheck(monitor, None if monitor in logged_names(settings) else history))
     loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items() if node]
     return make(
         settings["trainer"],

@@ -15,13 +15,15 @@ from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
 from iolaus.overrides import override_text, removal_text
-from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, is_meant, target_of
+from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, KNOWN_PACKAGES, is_meant, target_of
 from iolaus.schedule_ends import schedule_ends
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
 WANT_WHOLE_WEIGHTS = {"Averaging", "Curvature", "Histograms", "GradientNorm", "Embeddings", "Samples", "Graph"}
 SPARSE = ("torch.optim.SparseAdam", "torch.optim.SGD", "torch.optim.Adagrad")  # which take sparse gradients
+
+GIVE_DICTS = ("torchmetrics.text.", "torchmetrics.wrappers.")  # metrics whose values may have names of their own
 
 PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")  # of an address
 
@@ -187,15 +189,15 @@ def _objective(config: Node) -> Iterator[str]:
         return
     for key in objective.keys() - {"monitor", "mode"}:
         yield f"objective.{key}: there is no such setting{did_you_mean(key, ('monitor', 'mode'))}"
-    nodes = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
-    metrics = {k: m for k, m in nodes.items() if is_meant(m, config["data"])}
-    logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
-    logged |= {f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"}
-    monitor = objective["monitor"]
+    logged, monitor = logged_names(config), objective["monitor"]
     callbacks = {f"callbacks.{k}.monitor": c for k, c in (config.get("callbacks") or {}).items() if isinstance(c, dict)}
     watched = {"objective.monitor": monitor} | {k: c["monitor"] for k, c in callbacks.items() if c.get("monitor")}
     for key, value in watched.items():
-        if value not in logged and (key == "objective.monitor" or value != monitor):
+        if (
+            value not in logged
+            and (key == "objective.monitor" or value != monitor)
+            and not _may_be_logged(config, value)
+        ):
             names = ", ".join(sorted(logged))
             yield f"{key}: {value!r} is not logged while training{did_you_mean(value, logged)}\n  (logged are: {names})"
     if monitor not in logged:
@@ -208,6 +210,27 @@ def _objective(config: Node) -> Iterator[str]:
     if right and objective.get("mode") in CHOICES["objective.mode"] and objective["mode"] != right:
         better = "higher" if right == "max" else "lower"
         yield f"objective.mode: {better} is better for {monitor}, so mode must be {right}; received {objective['mode']!r}"
+
+
+def logged_names(config: Node) -> dict[str, Node | None]:
+    """Return the names that a task logs while training, each with its metric; None for the loss."""
+    nodes = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    metrics = {k: m for k, m in nodes.items() if is_meant(m, config["data"])}
+    logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
+    return logged | {
+        f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"
+    }
+
+
+def _may_be_logged(config: Node, monitor: str) -> bool:
+    """Whether a name that the settings do not tell may be logged: by the user's own classes, or as one of a metric's several numbers."""
+    parts = [config.get("task"), *_parts(config.get("callbacks"))]
+    targets = [target_of(part) for part in parts] + [target_of(metric) for metric in _parts(config.get("metrics"))]
+    if any(target.partition(".")[0] not in KNOWN_PACKAGES for target in targets if target):
+        return True
+    if any(target.startswith(GIVE_DICTS) for target in targets):
+        return True
+    return re.sub(r"_\d+/", "/", monitor) in logged_names(config)
 
 
 def _combinations(config: Node) -> Iterator[str]:

@@ -43,6 +43,11 @@ class History(FileLogger):
             self._write()
 
     @rank_zero_only
+    def note(self, name: str, value: float) -> None:
+        """Add a value to the epoch's row, unless a log has it; one with logger=False has not, and one of steps too has another name."""
+        self._pending.setdefault(name, value)
+
+    @rank_zero_only
     def log_start(self, metrics: dict[str, float]) -> None:
         """Log what was measured before the first step: a row of epoch 0, which counts as no epoch."""
         self.start |= {"epoch": 0, "step": 0} | {k: float(v) for k, v in metrics.items()}

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from iolaus.build import Run, build
+from iolaus.callbacks.monitor_check import missing_monitor
 from iolaus.callbacks.progress import Progress
 from iolaus.callbacks.resume_points import ResumePoints
 from iolaus.check import plain
@@ -219,6 +220,8 @@ class Member:
         """
         trainer = self.run.trainer
         trainer.callback_metrics.update(values)
+        if self.monitor not in values:
+            raise missing_monitor("objective.monitor", self.monitor, list(values))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping):
                 callback.on_train_epoch_end(trainer, self.run.task)
