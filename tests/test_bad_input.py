@@ -54,8 +54,11 @@ CSV = "data=csv data.target=label "
 CASES = [
     # typos
     ("data=irs", "data=irs", "did you mean 'iris'"),
-    ("modle=mlp", "modle=mlp", "did you mean 'model'"),
+    ("modle=mlp", "modle=mlp", "did you mean model=mlp?"),
     ("model=mpl", "model=mpl", "did you mean 'mlp'"),
+    ("lr=0.1", "no setting or group 'lr'", "did you mean optim.lr=0.1?"),
+    ("data=irs loss=mse", "data=irs", "did you mean 'iris'"),
+    ("--epochs 5 data=iris", "--epochs 5: there is no such flag", "did you mean trainer.max_epochs=5 or"),
     ("optim.lrr=1", "optim.lrr", "torch.optim.Adam has no argument 'lrr'; did you mean 'lr'"),
     ("+optim.lrr=1", "optim.lrr", "did you mean 'lr'"),
     ("trainer.max_epoch=3", "trainer.max_epoch", "did you mean 'max_epochs'"),
@@ -176,8 +179,7 @@ CASES = [
     ("data=csv data.path=good.csv data.target=amount task=classification", "data.target", "task=regression"),
     (CSV + "data.path=good.csv data.missing=skip", "data.missing", "drop"),
     (CSV + "data.path=twice.csv", "data.path", "two columns named 'a'"),
-    (CSV + "data.path=empty_column.csv data.missing=mean", "data.path", "data.drop=[b]"),
-    (CSV + "data.path=empty_column.csv data.missing=drop", "data.missing", "none is left"),
+    (CSV + "data.path=empty_column.csv data.columns=[b]", "data.columns", "no column is left"),
     (CSV + "data.path=huge.csv", "data.path", "line 22, column 'a': 1e300 is too large"),
     ("data=csv data.path=far.csv data.target=y", "data.target", "subtract a constant"),
     (CSV + "data.path=semicolons.csv", "data.separator", "set data.separator=semicolon"),
@@ -235,6 +237,13 @@ def test_a_task_that_the_file_would_tell_is_not_asked_for(command):
     assert outcome.code == 1
     assert "no argument 'nosuch'" in outcome.text
     assert "task" not in outcome.text
+
+
+def test_a_wrong_option_is_named_alone(command):
+    """What follows from the default in its place is no mistake of the user's; other mistakes are."""
+    assert command("data=irs", "loss=mse", "data.size=3").text.startswith("data=irs: there is no data 'irs'")
+    lines = command("data=irs", "loss=mse", "data.size=3", "model=mpl", "lr=1").text.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["data=irs", "model=mpl", "lr=1"]
 
 
 def test_a_refused_configuration_leaves_no_folder(command, tmp_path):

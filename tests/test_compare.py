@@ -499,3 +499,24 @@ def test_the_table_needs_nothing_heavy(outputs):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
     assert "30 runs, 30 completed" in result.stdout
+
+
+def test_of_settings_with_the_same_last_part_the_shortest_is_meant(tmp_path, capfd):
+    """One run has parameter groups with rates of their own."""
+    made(tmp_path, 0, ["optim.lr=0.1"], 0.5)
+    made(tmp_path, 1, ["optim.lr=0.2", "+optim._groups_.head.lr=0.3"], 0.4)
+    made(tmp_path, 2, ["optim.lr=0.3", "+optim._groups_.head.lr=0.4"], 0.3)
+    for number, groups in ((1, {"head": {"lr": 0.3}}), (2, {"head": {"lr": 0.4}})):
+        file = tmp_path / f"{number}_job" / "config.yaml"
+        config = yaml.safe_load(file.read_text())
+        config["optim"]["_groups_"] = groups
+        file.write_text(yaml.safe_dump(config))
+    code, text = call(capfd, tmp_path, "--sort", "-lr", "--columns", "model,lr,seconds")
+    assert code == 0, text
+    assert "by optim.lr, highest first" in text
+    assert [float(rate) for rate in re.findall(r"│ +(0\.[123]) ", text)] == [0.3, 0.2, 0.1]
+    assert call(capfd, tmp_path, "--sort", "-seconds", "--columns", "model,lr,seconds")[0] == 0
+    code, text = call(capfd, tmp_path, "--columns", "optim.lrr")
+    assert (code, "did you mean 'optim.lr'" in text) == (1, True)
+    code, text = call(capfd, tmp_path, "--columns", "secnds")
+    assert (code, "did you mean 'seconds'" in text) == (1, True)

@@ -6,11 +6,14 @@ from importlib.util import find_spec
 
 import pytest
 from conftest import CONF, ROOT, composed, options, read_yaml
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 
 from iolaus.check import check
 from iolaus.compose import _named_twice, _telling, settle
 from iolaus.data.sniff import sniff_target_kind
+from iolaus.data.text_table import TextTable
+from iolaus.defaults import find_replaced
 from iolaus.errors import ConfigError
 from iolaus.interpolations import slug
 from iolaus.rules import GROUPS, in_words, within
@@ -41,6 +44,7 @@ MORE = {
     **{f"loss={name}": [f"data={data}"] for name, data in KINDS_OF_TARGET.items()},
     **{f"{group}={name}": [f"data={data}"] for group in ("task", "metrics") for name, data in TASKS.items()},
     "metrics=mean_bias": ["data=diabetes"],
+    "metrics=correlation": ["data=diabetes"],
     "metrics=regression": ["data=diabetes"],
     "task=regression": ["data=diabetes"],
     "trainer=deepspeed": ["~callbacks.resume_points"],
@@ -286,4 +290,41 @@ def test_own_packages_are_allowed_by_name():
 def test_the_target_column_tells_the_task(tmp_path, cells, kind):
     file = tmp_path / "table.csv"
     file.write_text("x,y\n" + "".join(f"0,{cell}\n" for cell in cells))
-    assert sniff_target_kind(str(file), "y", ",") == kind
+    assert sniff_target_kind(TextTable(str(file)), "y") == kind
+
+
+DEFAULT = "resume_points, checkpoint, early_stopping, lr_monitor, summary, progress"
+
+
+@pytest.mark.parametrize(
+    ("words", "lost", "advice"),
+    [
+        (["callbacks=look"], DEFAULT, "callbacks=[default,look]"),
+        (["callbacks=[ema,look]", "callbacks.ema.start=1"], DEFAULT, "callbacks=[default,ema,look]"),
+        (["callbacks=ema", "~callbacks.ema.start", "+callbacks.ema.start=1"], DEFAULT, "callbacks=[default,ema]"),
+        (["logger=csv"], "tensorboard", "logger=[tensorboard,csv]"),
+        (["data=diabetes", "metrics=mean_bias"], "mse, mae, r2, scatter", "metrics=[regression,mean_bias]"),
+        # what is meant so
+        ([], None, None),
+        (["callbacks=[default,look]"], None, None),
+        (["callbacks=none"], None, None),
+        (["callbacks=[]", "logger=[]"], None, None),
+        (["callbacks=[checkpoint,progress]"], None, None),
+        (["callbacks=resume_points"], None, None),
+        (["logger=[csv]"], None, None),
+        (["augment=flip"], None, None),
+        (["experiment=residual_spectrum"], None, None),
+    ],
+)
+def test_a_list_that_takes_the_place_of_another_is_told(words, lost, advice):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", words, return_hydra_config=True)
+        found = list(find_replaced(config.hydra, config))
+    if lost is None:
+        assert found == []
+        return
+    (line,) = found
+    assert f"so the run is without {lost}; to have both write {advice}" in line
+    with initialize_config_dir(str(CONF), version_base="1.3"):  # which is right as it stands
+        kept = compose("config", [w for w in words if "." not in w and w[:4] != advice[:4]] + [advice])
+    assert set(lost.split(", ")) <= kept[advice.partition("=")[0]].keys()

@@ -13,6 +13,7 @@ from torch import nn
 
 from iolaus import cli, portable
 from iolaus.build import build
+from iolaus.commands import install_command
 from iolaus.errors import UserError
 from iolaus.model.layers.scanned import scanned
 
@@ -205,7 +206,7 @@ def test_missing_packages_are_named(run, call, monkeypatch):
     monkeypatch.setattr("iolaus.export.find_spec", lambda name: None if name == "onnxruntime" else True)
     code, text = call("export", run)
     assert code == 1
-    assert text == "--format onnx: needs onnxruntime: pip install 'iolaus[export]'\n"
+    assert text == f"--format onnx: needs onnxruntime: {install_command('export')}\n"
 
 
 @pytest.mark.slow

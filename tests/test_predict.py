@@ -66,10 +66,31 @@ def test_a_file_is_read_in_parts(call, made, new, tmp_path, monkeypatch):
     assert table(call, made, tmp_path, new)[0] == expected
     (tmp_path / "preds.csv").unlink()
     new.write_text(new.read_text() + "1,red,x\n")
-    code, text = call("predict", made, new, "--output", tmp_path / "preds.csv")
+    code, text = call("predict", made, new, "--strict", "--output", tmp_path / "preds.csv")
     assert code == 1
     assert text.splitlines()[-1] == f"{new} line 14, column 'a': 'x' is not a number"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["new.csv"]
+
+
+def test_rows_that_cannot_be_read_are_listed_and_the_others_predicted(call, made, new, tmp_path):
+    expected, _ = table(call, made, tmp_path, new)
+    lines = new.read_text().splitlines()
+    lines[3], lines[9] = "1,red,x", ",red,5"
+    new.write_text("\n".join(lines))
+    code, text = call("predict", made, new, "--output", tmp_path / "preds.csv")
+    assert code == 1
+    assert f"10 predictions: {tmp_path / 'preds.csv'}\n" in text
+    assert text.splitlines()[-3:] == [
+        "not predicted: 2, which could not be read",
+        f"{new} line 4, column 'a': 'x' is not a number",
+        f"{new} line 10, column 'b': the cell is empty; only a run with data.missing=mean or median fills it in",
+    ]
+    with (tmp_path / "preds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [k for k, row in enumerate(rows) if row["error"]] == [2, 8]
+    for row, known in zip(rows, expected, strict=True):
+        failed = row.pop("error") != ""
+        assert row == (dict.fromkeys(known, "") | {"file": str(new)} if failed else known)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +196,8 @@ def test_a_run_of_another_version(call, made, new, tmp_path):
 def test_metrics_for_programs(call, made):
     code, text = call("test", made, "--json")
     assert code == 0, text
-    found = json.loads(text)
+    found, end = json.JSONDecoder().raw_decode(text)
+    assert "never predicted" in text[end:]  # on the other stream
     expected = json.loads((made / "results.json").read_text())["metrics"]["test"]
     assert found["metrics"] == pytest.approx(expected)
     assert found["checkpoint"].endswith("best.ckpt")

@@ -14,6 +14,7 @@ from conftest import ROOT
 from forked import differences
 
 from iolaus import consistency
+from iolaus.commands import install_command
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 WORDS = ("data=wine", "data.batch_size=8", "model.dropout=0.3", "trainer.devices=2", "trainer.max_epochs=4")
@@ -145,5 +146,5 @@ def test_a_missing_package_is_told_in_a_line(command, monkeypatch):
     for name in ("ray", "deepspeed"):
         outcome = command(f"trainer={name}", "data=iris", "trainer.devices=2")
         assert outcome.code == 1
-        told = f"trainer={name}: the package {name} is not installed; pip install 'iolaus[{name}]'"
+        told = f"trainer={name}: the package {name} is not installed; {install_command(name)}"
         assert told in outcome.text.splitlines()

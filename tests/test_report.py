@@ -88,7 +88,7 @@ def test_the_page_holds_everything(made):
             assert f"{value:.4f}" in page.cells
     for told in (
         results["versions"]["torch"],
-        results["git"]["commit"],
+        results["framework"]["commit"],
         results["machine"]["cpu"],
         "checkpoints/best.ckpt",
     ):

@@ -30,7 +30,19 @@ RESULT_KEYS = {
         "best_epoch",
         "epochs",
     ),
-    *("steps", "checkpoint", "tested", "num_parameters", "seconds", "samples_per_s", "versions", "git", "error"),
+    *(
+        "steps",
+        "checkpoint",
+        "tested",
+        "num_parameters",
+        "seconds",
+        "samples_per_s",
+        "versions",
+        "git",
+        "framework",
+        "flags",
+        "error",
+    ),
     *("changed", "shown", "machine"),
 }
 

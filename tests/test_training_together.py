@@ -455,3 +455,38 @@ def test_two_machines(tmp_path, machines):
     assert [process.wait(300) for process in several] == [0, 0]
     one = together(tmp_path / "one", 2, *train[2:-1])
     assert differences(one, tmp_path / "run") == []
+
+
+UNUSED = """
+from torch import nn
+
+class Two(nn.Module):
+    def __init__(self, input_shape, output_dim: int, last: int = 0):
+        super().__init__()
+        self.used, self.other = nn.Linear(input_shape[0], output_dim), nn.Linear(input_shape[0], output_dim)
+        self.last, self.calls = last, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.used(x) + self.other(x) if self.calls <= self.last else self.used(x)
+"""
+TWO_YAML = "# Two.\n_target_: my_two.Two\ninput_shape: ${data.input_shape}\noutput_dim: ${task.output_dim}\nlast: 0\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("last", "named"), [(0, "model.other.weight, model.other.bias"), (2, "some parameters")], ids=["never", "later"]
+)
+def test_parameters_without_a_gradient_are_told_with_the_setting_that_looks_for_them(tmp_path, last, named):
+    (tmp_path / "my_two.py").write_text(UNUSED)
+    (tmp_path / "options" / "model").mkdir(parents=True)
+    (tmp_path / "options" / "model" / "two.yaml").write_text(TWO_YAML)
+    words = ("--config-dir", "options", "allow=[my_two]", "model=two", f"model.last={last}", "data=iris")
+    children = group(tmp_path, 2, *words, "trainer.max_epochs=1", "stages=[fit]", "output_dir=run")
+    assert set(ended(children)) <= {1, 143}
+    assert f"the loss did not depend on {named}, and the processes wait" in children[0].text
+    advice = "trainer.strategy.find_unused_parameters=true"
+    assert f"set {advice}, or leave these parameters out" in children[0].text
+    assert "Traceback" not in children[0].text
+    children = group(tmp_path, 2, *words, "trainer.max_epochs=1", "stages=[fit]", "output_dir=again", advice)
+    assert ended(children) == [0, 0], children[0].text

@@ -30,9 +30,10 @@ from iolaus.functional.keys import mix
 from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.optim.groups import parameter_groups
-from iolaus.rules import OWN_KEYS, target_of
+from iolaus.rules import OWN_KEYS, is_meant, target_of
+from iolaus.small_batch import join_small_batch, limit_batches
 from iolaus.task.base import Task
-from iolaus.trainer import Trainer
+from iolaus.trainer import HalfWeights, Trainer
 
 log = logging.getLogger("iolaus")
 
@@ -85,7 +86,7 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
         ranks.in_turn(data.prepare_data)
         data.setup()
     with open_dict(config):
-        config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
+        fill_facts(config, data)
     shape = plain(config)["data"]["input_shape"]
     if (
         data.transforms and data.input_shape is not None
@@ -93,9 +94,6 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
         config.data.input_shape = list(data.input_shape)
     settings = plain(config)
     settings["data"]["input_shape"] = shape
-    schedule = settings.get("scheduler") or {}
-    if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
-        schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the weights do not depend on what the data drew
     if not reused:
         data.augmentations += [make(node, f"augment.{name}") for name, node in settings.get("augment", {}).items()]
@@ -110,7 +108,22 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
         # Lightning would do it after it has loaded a checkpoint, whose weights would be rounded on the way.
         task = trainer.precision_plugin.convert_module(task)  # type: ignore[assignment]
+    if isinstance(trainer.precision_plugin, HalfPrecision) and task.rounds_inputs:
+        trainer.strategy.precision_plugin = HalfWeights(trainer.precision_plugin.precision)
+    if not reused and checkpoint is None:
+        join_small_batch(task, data, settings)
+    for schedule in (
+        settings.get("scheduler") or {},
+        parts.get("scheduler") or {},
+    ):  # which is made once the fit begins
+        if "steps_per_epoch" in schedule and schedule["steps_per_epoch"] is None:
+            schedule["steps_per_epoch"] = steps_per_epoch(data, settings["trainer"])
     return Run(settings, data, task, trainer, history)
+
+
+def fill_facts(config: DictConfig, data: DataModule) -> None:
+    """Set the facts of the data that the settings leave open; settings of an earlier version lack some."""
+    config.data.update({k: v for k, v in data.facts().items() if k in config.data and config.data[k] is None})
 
 
 def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Task]:
@@ -140,9 +153,7 @@ def _load_learned(data: DataModule, content: dict[str, Any]) -> None:
 
 def steps_per_epoch(data: DataModule, trainer: dict[str, Any]) -> int:
     """Optimizer steps of an epoch, with the trainer's limits."""
-    batches = -(-len(data.rows["train"]) // (data.batch_size * data.share[1]))
-    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    batches = limit_batches(data.num_train_batches, trainer)
     return max(-(-batches // trainer.get("accumulate_grad_batches", 1)), 1)
 
 
@@ -178,7 +189,7 @@ def build_task(settings: dict[str, Any]) -> Task:
         split: {
             name: make(node, f"metrics.{name}")
             for name, node in settings.get("metrics", {}).items()
-            if split in node.get("_splits_", SPLITS)
+            if split in node.get("_splits_", SPLITS) and is_meant(node, settings["data"])
         }
         for split in SPLITS
     }
@@ -205,7 +216,7 @@ def build_task(settings: dict[str, Any]) -> Task:
         try:
             make(settings["init"], "init")(model)
         except ValueError as error:
-            raise UserError(f"init.function: {error}") from None
+            raise UserError(f"init.function: {error}") from error
     return make(
         settings["task"],
         "task",
@@ -307,6 +318,7 @@ def quiet() -> None:
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*Total length of `list` across ranks is zero.*",
         r".*No (positive|negative) samples in targets.*",
+        r".*will save all targets and predictions in the buffer.*",
         r".*The `srun` command is available.*",
         r".*`torch.jit.script` is deprecated.*",  # torch's own forward mode uses it
         r".*TF32 acceleration on top of oneDNN.*",

@@ -1,6 +1,5 @@
 """The whole configuration, checked against signatures and declared kinds before torch is imported."""
 
-import difflib
 import math
 import re
 import sys
@@ -17,6 +16,7 @@ from iolaus.rules import (
     CHOICES,
     GROUPS,
     KNOWN_PACKAGES,
+    OTHER_MEANINGS,
     OWN_KEYS,
     RANGES,
     REQUIRED_GROUPS,
@@ -26,9 +26,11 @@ from iolaus.rules import (
     allowed,
     given,
     in_words,
+    target_of,
     within,
 )
 from iolaus.signature import Definition, Missing, Signature, accepts, describe, find, signature
+from iolaus.suggestions import full_names
 
 Node = dict[str, Any]
 
@@ -100,26 +102,8 @@ def _unread(raw: Node) -> Iterator[str]:
     text = str(raw)
     for key in raw.keys() - SETTINGS - GROUPS:
         if not re.search(rf"\$\{{\s*{re.escape(str(key))}\b", text):
-            yield f"{key}: nothing reads this setting{_full_name(str(key), raw)}"
-
-
-def _full_name(key: str, config: Node) -> str:
-    """The setting that a top-level key was meant for: one whose last part is near, by its full name."""
-    settings: dict[str, str] = {}
-    for full in _leaves(config):
-        settings.setdefault(full.rpartition(".")[2], full)
-    if settings.get(key) == key:
-        del settings[key]
-    near = difflib.get_close_matches(key, settings, 1, 0.6)
-    return f"; did you mean '{settings[near[0]]}'?" if near else ""
-
-
-def _leaves(node: Node, path: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, _join(path, key))
-        else:
-            yield _join(path, key)
+            names = full_names(str(key), raw)
+            yield f"{key}: nothing reads this setting{f'; did you mean {names[0]!r}?' if names else ''}"
 
 
 def _settings(config: Node) -> Iterator[str]:
@@ -163,10 +147,7 @@ def _nodes(node: Any, raw: Any, path: str, rules: re.Pattern[str]) -> Iterator[s
             yield f"{_join(path, key)}: there is no such key{did_you_mean(str(key), OWN_KEYS)}"
     target = node["_target_"]
     if not isinstance(target, str) or not rules.fullmatch(target):
-        package = str(target).split(".")[0]
-        own = package not in KNOWN_PACKAGES and package not in sys.stdlib_module_names
-        hint = f"; for classes of your own package add allow=[{package}]" if own else ""
-        yield f"{_join(path, '_target_')}: {target!r} is not a class that a configuration may build{hint}"
+        yield f"{_join(path, '_target_')}: {target!r} is not a class that a configuration may build{_why_refused(str(target), rules)}"
         return
     match find(target):
         case Missing(name=name, module=None):
@@ -178,6 +159,26 @@ def _nodes(node: Any, raw: Any, path: str, rules: re.Pattern[str]) -> Iterator[s
         case Definition() as definition:
             if (known := signature(definition)) is not None:
                 yield from _arguments(node, raw, path, target, known)
+
+
+def _why_refused(target: str, rules: re.Pattern[str]) -> str:
+    """Return why a target is refused and what to do, as the end of a sentence."""
+    found = find(target)
+    if isinstance(found, Definition) and not found.is_class:
+        own = "my_models.MyModel"
+        return f": it is a function; write a class of your own that calls it and name that, as in {own} with allow=[my_models]"
+    if rules.fullmatch(f"{target.rpartition('.')[0]}.X"):  # whose classes may be built
+        return missing if (missing := _not_there(found)) else "; the name of a class begins with a capital letter"
+    package = target.split(".")[0]
+    is_own = package not in KNOWN_PACKAGES and package not in sys.stdlib_module_names
+    return f"; for classes of your own package add allow=[{package}]" if is_own else ""
+
+
+def _not_there(found: Any) -> str:
+    """Return that a name does not exist, as the end of a sentence; nothing where it may."""
+    if not isinstance(found, Missing) or found.module is None:
+        return ""
+    return f": there is no {found.name!r} in {found.module}{did_you_mean(found.name, found.candidates)}"
 
 
 def _arguments(node: Node, raw: Any, path: str, target: str, known: Signature) -> Iterator[str]:
@@ -200,26 +201,55 @@ def _arguments(node: Node, raw: Any, path: str, target: str, known: Signature) -
             yield f"{_join(path, name)}: must be given; {target} requires it"
 
 
-def _values(node: Node, raw: Any, path: str) -> Iterator[str]:
-    """Ranges and choices by name; no number may be NaN or infinite."""
+def _values(node: Node, raw: Any, path: str, owner: str = "iolaus") -> Iterator[str]:
+    """Check ranges and choices by name; no number may be NaN or infinite.
+
+    Args:
+        node: resolved.
+        raw: the same, with interpolations.
+        path: of the node.
+        owner: the package whose component the node belongs to; what the user's own mean is their business.
+    """
     for key, value in node.items():
         full = _join(path, key)
         if _is_interpolation(raw[key]):
             continue
         if isinstance(value, dict):
-            yield from _values(value, raw[key], full)
+            yield from _values(value, raw[key], full, _owner(value, str(key), owner))
             continue
         for number, item in enumerate(value if isinstance(value, list) else []):
             if isinstance(item, dict):
-                yield from _values(item, raw[key][number], f"{full}.{number}")
+                yield from _values(item, raw[key][number], f"{full}.{number}", _owner(item, "", owner))
         if full in CHOICES and value not in CHOICES[full]:
             names = list(dict.fromkeys(str(c) for c in CHOICES[full] if c is not None))
             yield f"{full}: received {value!r}{did_you_mean(str(value), names)}  (there are: {', '.join(names)})"
-        interval = RANGES.get(str(key))
-        for number in value if isinstance(value, list) else [value]:
-            if not isinstance(number, int | float) or isinstance(number, bool):
-                continue
-            if not math.isfinite(number):
-                yield f"{full}: must be a finite number; received {value!r}"
-            elif interval and not within(number, interval) and not (number == -1 and key in UNLIMITED):
-                yield f"{full}: must be {in_words(interval)}; received {value!r}"
+        if (declared := _declared_by(node, str(key), owner)) in KNOWN_PACKAGES:
+            yield from _numbers(full, str(key), value, declared)
+
+
+def _owner(node: Node, key: str, owner: str) -> str:
+    """Return the package that a node belongs to: its class', that of a layer or transform by its name, or what it stands in."""
+    if target := target_of(node):
+        return target.partition(".")[0]
+    return "torch" if key[:1].isupper() and owner == "iolaus" else owner
+
+
+def _declared_by(node: Node, key: str, owner: str) -> str:
+    """Return the package whose class declares an argument, which the user's own class may inherit."""
+    if owner in KNOWN_PACKAGES or not isinstance(found := find(target_of(node)), Definition):
+        return owner
+    known = signature(found)
+    parameter = known.parameters.get(key) if known is not None else None
+    return parameter.module.partition(".")[0] if parameter is not None and parameter.module else owner
+
+
+def _numbers(full: str, key: str, value: Any, owner: str) -> Iterator[str]:
+    """Check the numbers of one setting."""
+    interval = None if owner != "iolaus" and key in OTHER_MEANINGS else RANGES.get(key)
+    for number in value if isinstance(value, list) else [value]:
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        if not math.isfinite(number):
+            yield f"{full}: must be a finite number; received {value!r}"
+        elif interval and not within(number, interval) and not (number == -1 and key in UNLIMITED):
+            yield f"{full}: must be {in_words(interval)}; received {value!r}"

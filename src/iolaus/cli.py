@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from iolaus.check import plain
 from iolaus.closing import outcome
 from iolaus.compare.report import Outputs, compare
 from iolaus.compare.tables import Wanted
@@ -17,16 +17,19 @@ from iolaus.curvature import curvature
 from iolaus.errors import UserError, did_you_mean
 from iolaus.export import FORMATS, export
 from iolaus.finished import checked
+from iolaus.normalize import home_path, quote_home
 from iolaus.predict import predict
 from iolaus.resume import resume
 from iolaus.run_report import report_run
 from iolaus.runs import installed
 from iolaus.serve import serve
 from iolaus.startup import import_lightning
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
 from iolaus.terminal import nobody_reads, write_leniently
+from iolaus.user_code import user_errors_located
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)  # told in a line
 
@@ -61,7 +64,9 @@ def _main(arguments: list[str] | None) -> None:
         description="Evaluate a run's weights on its test split, or on other data or devices by overrides.",
         epilog="example: iolaus test outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint last trainer.accelerator=cpu",
     )
-    test.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    test.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     test.add_argument("--json", action="store_true", help="the metrics with all their digits, for programs")
     go_on = commands.add_parser(
         "resume",
@@ -77,17 +82,22 @@ def _main(arguments: list[str] | None) -> None:
         "or to a file. The data that the run was trained on are not needed.",
         epilog="examples: iolaus predict RUN new_rows.csv --output predictions.csv;  iolaus predict RUN --text 'def ' task.temperature=0.5",
     )
-    foresee.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    foresee.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     foresee.add_argument(
         "--text", action="append", default=[], help="a text in place of a file; may be given several times"
     )
-    foresee.add_argument("--output", type=Path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl")
+    foresee.add_argument(
+        "--output", type=home_path, metavar="FILE", help="where rows are written: FILE.csv or FILE.jsonl"
+    )
     foresee.add_argument(
         "--top",
         type=int,
         metavar="K",
         help="the K likeliest classes of each row alone; in tables of more than 20 classes 5",
     )
+    foresee.add_argument("--strict", action="store_true", help="stop at the first file or row that cannot be read")
     hand_on = commands.add_parser(
         "export",
         help="write the model for other programs: ONNX, a program of torch, or weights alone",
@@ -95,16 +105,20 @@ def _main(arguments: list[str] | None) -> None:
         "before it is kept, and FILE.json with what its inputs and outputs are.",
         epilog="example: iolaus export outputs/digits-mlp/2026-01-31_12-00-00-000000 --format onnx --output digits.onnx",
     )
-    hand_on.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    hand_on.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     hand_on.add_argument("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}; as --output ends, or onnx")
-    hand_on.add_argument("--output", type=Path, metavar="FILE", help="RUN/model.FORMAT where it is not given")
+    hand_on.add_argument("--output", type=home_path, metavar="FILE", help="RUN/model.FORMAT where it is not given")
     wait = commands.add_parser(
         "serve",
         help="predict over HTTP: for programs, and by a form in the browser",
         description="Answer POST /predict, rows, texts or files in, predictions out, until Ctrl-C; GET / is a form to try it.",
         epilog="example: iolaus serve outputs/digits-mlp/2026-01-31_12-00-00-000000 --port 8000",
     )
-    wait.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    wait.add_argument(
+        "--checkpoint", type=os.path.expanduser, default="best", help="best (the default), last, or a file"
+    )
     wait.add_argument("--port", type=int, default=8000, help="8000 (the default); 0: any that is free")
     wait.add_argument("--host", default="127.0.0.1", help="127.0.0.1 (the default), this machine alone; 0.0.0.0: all")
     wait.add_argument("--most-mb", type=float, default=32.0, metavar="MB", help="of a request (32)")
@@ -115,14 +129,19 @@ def _main(arguments: list[str] | None) -> None:
         "weights of a checkpoint: a table, figures/curvature_NAME.png and samples/curvature_NAME.csv in the run's folder.",
         epilog="example: iolaus curvature outputs/digits-mlp/2026-01-31_12-00-00-000000 --checkpoint all",
     )
-    look.add_argument("--checkpoint", default="best", help="best (the default), last, previous, a file, or all")
+    look.add_argument(
+        "--checkpoint",
+        type=os.path.expanduser,
+        default="best",
+        help="best (the default), last, previous, a file, or all",
+    )
     look.add_argument(
         "--samples", type=int, metavar="N", help="of the training split; 512, or all where there are fewer"
     )
     look.add_argument("--steps", type=int, metavar="N", default=40, help="of Lanczos: eigenvalues found at most (40)")
     look.add_argument("--mode", default="train", help="train (the default), what is optimised; or eval")
     for command in (test, go_on, foresee, look, hand_on, wait):
-        command.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+        command.add_argument("run", type=home_path, metavar="RUN", help="the run's folder; every path may begin with ~")
         if command is foresee:
             command.add_argument(
                 "words",
@@ -156,7 +175,7 @@ def _main(arguments: list[str] | None) -> None:
         "sweep: leaderboard.csv and figures too, and all its jobs. Also while it goes on, or when it was killed.",
         epilog="examples: iolaus report outputs/digits-mlp/2026-01-31_12-00-00-000000;  iolaus report outputs/sweeps/2026-01-31_12-00-00",
     )
-    ranking.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, or of a sweep")
+    ranking.add_argument("folder", type=home_path, metavar="FOLDER", help="of a run, or of a sweep")
     ranking.set_defaults(words=[])
     _add_compare(commands)
     words = _with_values(sys.argv[1:] if arguments is None else arguments)
@@ -168,38 +187,44 @@ def _main(arguments: list[str] | None) -> None:
     options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or options.command in ("report", "compare")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.words += rest  # words after an option, which argparse does not join with those before it
+    # words after an option are in `rest`, since argparse does not join them with those before it
+    options.words = [quote_home(word) for word in [*options.words, *rest]]
     if getattr(options, "allow", None):  # and not otherwise: this folder may be a stranger's
         sys.path.append(os.getcwd())
     try:
-        if options.command == "test":
-            _test(options)
-        elif options.command == "memory":
-            _memory(options)
-        elif options.command == "report":
-            print(_report(options.folder))
-        elif options.command == "compare":
-            _compare(options)
-        elif options.command == "predict":
-            place = (options.checkpoint, options.output, options.allow, options.top)
-            predict(options.run, options.words, options.text, *place)
-        elif options.command == "export":
-            export(options.run, options.words, options.format, options.output, options.checkpoint, options.allow)
-        elif options.command == "serve":
-            address = (options.host, options.port, options.most_mb)
-            serve(options.run, options.words, options.checkpoint, options.allow, *address)
-        elif options.command == "curvature":
-            measures = (options.checkpoint, options.samples, options.steps, options.mode)
-            curvature(options.run, options.words, *measures, options.allow)
-        elif (options.run / PLAN).exists():
-            _resume_sweep(options)
-        else:
-            resume(options.run, options.words, options.allow, options.quiet)
+        with user_errors_located({"allow": getattr(options, "allow", [])}):
+            _run_command(options)
     except UserError as error:
         print(re.sub(r"add allow=\[(\w+)\]", r"add --allow \1", str(error)), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run_command(options: argparse.Namespace) -> None:
+    if options.command == "test":
+        _test(options)
+    elif options.command == "memory":
+        _memory(options)
+    elif options.command == "report":
+        print(_report(options.folder))
+    elif options.command == "compare":
+        _compare(options)
+    elif options.command == "predict":
+        place = (options.checkpoint, options.output, options.allow, options.top, options.strict)
+        predict(options.run, options.words, options.text, *place)
+    elif options.command == "export":
+        export(options.run, options.words, options.format, options.output, options.checkpoint, options.allow)
+    elif options.command == "serve":
+        address = (options.host, options.port, options.most_mb)
+        serve(options.run, options.words, options.checkpoint, options.allow, *address)
+    elif options.command == "curvature":
+        measures = (options.checkpoint, options.samples, options.steps, options.mode)
+        curvature(options.run, options.words, *measures, options.allow)
+    elif (options.run / PLAN).exists():
+        _resume_sweep(options)
+    else:
+        resume(options.run, options.words, options.allow, options.quiet)
 
 
 def _add_compare(commands: Any) -> None:
@@ -213,7 +238,7 @@ def _add_compare(commands: Any) -> None:
         "--filter 'optim.lr<0.01' --html runs.html;  iolaus compare --sort -seconds --columns model,seconds,state",
     )
     ranking.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", default=[Path("outputs")], help="outputs, if there is none"
+        "folders", nargs="*", type=home_path, metavar="DIR", default=[Path("outputs")], help="outputs, if there is none"
     )
     ranking.add_argument("--sort", metavar="KEY", help="by this and not by the objective; -KEY: the highest first")
     ranking.add_argument("--reverse", action="store_true", help="the order turned round")
@@ -230,11 +255,11 @@ def _add_compare(commands: Any) -> None:
     ranking.add_argument("--top", type=int, metavar="N", help="the first N rows of each table")
     ranking.add_argument("--each", action="store_true", help="each run in a row of its own, seeds and folds not joined")
     ranking.add_argument("--earlier", action="store_true", help="also the tries that sweeps repeated")
-    ranking.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each run")
+    ranking.add_argument("--csv", type=home_path, metavar="FILE", help="write a row for each run")
     ranking.add_argument(
-        "--html", type=Path, metavar="FILE", help="write one page with tables, links and learning curves"
+        "--html", type=home_path, metavar="FILE", help="write one page with tables, links and learning curves"
     )
-    ranking.add_argument("--figure", type=Path, metavar="FILE", help="write the learning curves, a PNG")
+    ranking.add_argument("--figure", type=home_path, metavar="FILE", help="write the learning curves, a PNG")
     ranking.add_argument("--json", action="store_true", help="everything as JSON, in place of tables")
     ranking.set_defaults(words=[])
 
@@ -273,7 +298,8 @@ def _memory(options: argparse.Namespace) -> None:
     import_lightning()
     from iolaus.memory import memory
 
-    print(memory(config, needs_data(config), options.json))
+    with user_errors_located(plain(config, resolve=False)):
+        print(memory(config, needs_data(config), options.json))
 
 
 def _options() -> Path:
@@ -300,12 +326,15 @@ def _test(options: argparse.Namespace) -> None:
     config, checkpoint = checked(options.run, options.words, options.checkpoint, options.allow)
     import_lightning()
     from iolaus.build import build
+    from iolaus.diagnosis import undefined_values, unpredicted_classes
 
     run = build(config, checkpoint=checkpoint)
     if "test" not in run.data.datasets:
         raise UserError(f"{options.run}: its data set has no test split; set data.test_fraction or another data set")
     run.trainer.test(run.task, datamodule=run.data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    for line in (*undefined_values(run.task, run.history.test), *unpredicted_classes(run.task, run.data.class_names)):
+        print(f"warning: {line}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"checkpoint": str(checkpoint), "metrics": run.history.test}, indent=2))
+        print(to_json({"checkpoint": str(checkpoint), "metrics": run.history.test}, indent=2))
         return
     print(table_text(f"{config.name}: {checkpoint.name}", {"test": run.history.test}))

@@ -2,9 +2,11 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iolaus.commands import run_command
 from iolaus.run_report import best_columns
 from iolaus.tables import table_text
 
@@ -33,6 +35,7 @@ def next_steps(
     services: list[str],
     is_resumable: bool,
     is_testable: bool,
+    allow: Sequence[str] = (),
 ) -> str:
     """Where everything is, and what one may do next.
 
@@ -43,6 +46,7 @@ def next_steps(
         services: the commands that show the run at the services that it is logged to.
         is_resumable: whether the run can go on.
         is_testable: whether its data have a test split.
+        allow: packages of the user's own that its settings name.
     """
     place = shlex.quote(os.path.relpath(folder))
     words = [f"{results['status']} in {results['seconds']['total']:.1f} s: {place}"]
@@ -55,9 +59,9 @@ def next_steps(
         steps.append(f"  tensorboard --logdir {logdir}")
     steps += [f"  {command}" for command in services]
     if results["status"] == "interrupted" and is_resumable:
-        steps.append(f"  iolaus resume {place}")
+        steps.append(f"  {run_command('resume', folder, allow)}")
     if results["checkpoint"] and is_testable:
-        steps.append(f"  iolaus test {place}")
+        steps.append(f"  {run_command('test', folder, allow)}")
     if results["checkpoint"]:
-        steps.append(f"  iolaus predict {place} FILE")
+        steps.append(f"  {run_command('predict', folder, allow, 'FILE')}")
     return "\n".join([*words, *(["", "next:", *steps] if steps else [])])

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus import ranks, slurm
+from iolaus.argv import flags_first, refuse_unknown_flags
 from iolaus.check import check, plain
 from iolaus.data.sniff import SETTINGS, told_by_file
-from iolaus.defaults import changed_by, several
+from iolaus.defaults import changed_by, find_replaced, flags_of, several
 from iolaus.errors import ConfigError, UserError
 from iolaus.explain import UNREADABLE, explain, unreadable
+from iolaus.normalize import normalize, quote_home
 from iolaus.resume import prepare, resume
 from iolaus.rules import GROUPS, LISTS
-from iolaus.runs import Job, SafeLoader, option_text
+from iolaus.runs import Job, SafeLoader, option_text, resume_command
 from iolaus.startup import import_lightning, quick_yaml
 from iolaus.sweep import jobs
 from iolaus.sweep.processes import faults
 from iolaus.tables import short
 from iolaus.terminal import RESULT, nobody_reads, tree, write_leniently
 
+CHOOSING = GROUPS | {"experiment", "sweep"}
 TASKS = {"class": "classification", "real": "regression"}
 LOGGING = ("job_logging", "hydra_logging")  # of a job, and of what starts it
 OWN_FULL_ERROR = "IOLAUS_FULL_ERROR"  # set where HYDRA_FULL_ERROR is not the user's but ours
@@ -71,7 +74,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         main: takes the settings and returns the objective; the options stand in the folder `conf` beside its file.
     """
     write_leniently()
-    sys.argv = [option for word in sys.argv for option in VERBOSITY.get(word, [word])]
+    sys.argv = [sys.argv[0], *(quote_home(word) for typed in sys.argv[1:] for word in VERBOSITY.get(typed, [typed]))]
     quiet = "-q" in sys.argv
     verbose = "-v" in sys.argv or (os.environ.get("HYDRA_FULL_ERROR") == "1" and OWN_FULL_ERROR not in os.environ)
     sys.path.append(os.getcwd())  # the user's own packages
@@ -86,7 +89,10 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         try:
             if slurm.goes_on(Path(config.output_dir)):
                 return _go_on(config)
+            normalize(config)
             check_job(config)
+            for line in find_replaced(HydraConfig.get(), config):
+                logging.getLogger("iolaus").warning("%s", line)
             import_lightning()  # here and not above: help, completion and messages about settings come without it
             return main(config)
         except (UserError, OSError) as error:
@@ -105,7 +111,9 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             resume(*earlier, quiet)
             return
         wants_tree = "--tree" in sys.argv
-        sys.argv = [word for word in sys.argv if word != "--tree"]
+        words = [word for word in sys.argv[1:] if word != "--tree"]
+        refuse_unknown_flags(words, lambda known: _defaults(known, conf))
+        sys.argv = [sys.argv[0], *flags_first(words)]
         arguments = get_args_parser().parse_args()
         if arguments.multirun and (arguments.cfg or arguments.info):
             raise UserError("-m: --cfg and Hydra's --info show one run; leave out -m, and what it varies")
@@ -160,16 +168,23 @@ def _placed(argv: list[str]) -> list[str]:
 def _earlier(argv: list[str]) -> tuple[Path, list[str], list[str]] | None:
     """The run to go on with, the settings to change, and the packages allowed; None for a run of its own."""
     words = argv[1:]
-    named = [word.removeprefix("resume=").strip("'\"") for word in words if word.startswith("resume=")]
+    named = _values(words, "resume")
     folder = Path(named[-1]) if named else slurm.earlier_run()
     if folder is None:
         return None
     if flags := [word for word in words if word.startswith("-")]:
         raise UserError(f"resume={folder} goes with settings only, not with {' '.join(flags)}")
-    packages = [word.removeprefix("allow=").strip("'\"[]") for word in words if word.startswith("allow=")]
-    allow = [name.strip() for text in packages for name in text.split(",") if name.strip()]
+    allow = [
+        name for text in _values(words, "allow") for part in text.strip("[]").split(",") if (name := part.strip(" '\""))
+    ]
     overrides = [word for word in words if not word.startswith(("resume=", "allow=", "hydra."))]
     return folder, overrides, allow
+
+
+def _values(words: Iterable[str], key: str) -> list[str]:
+    """Return what words of a command say for a key that is not Hydra's, without quotes and with the home folder."""
+    texts = [word.partition("=")[2].strip("'\"") for word in words if word.startswith(f"{key}=")]
+    return [os.path.expanduser(text) for text in texts]
 
 
 def _message(error: Exception, verbose: bool) -> str:
@@ -189,7 +204,7 @@ def _friendly(argv: list[str]) -> list[str]:
     place = "hydra.sweep.dir" if {"-m", "--multirun"} & set(words) else "hydra.run.dir"
     for i, word in enumerate(words):
         if word.startswith("output_dir="):
-            folder = os.path.expanduser(word.removeprefix("output_dir=").strip("'\""))
+            (folder,) = _values([word], "output_dir")
             if folder in ("", "null"):
                 raise UserError("output_dir: must name a folder, as in output_dir=outputs/my_run")
             if re.search(r"[\"'\\]|\$\{", folder):
@@ -198,7 +213,7 @@ def _friendly(argv: list[str]) -> list[str]:
                 raise UserError(f"output_dir: {folder} holds a run already; choose another folder")
             if (Path(folder) / jobs.PLAN).exists() and jobs.read_plan(Path(folder)).get("words") != jobs.typed:
                 raise UserError(
-                    f"output_dir: {folder} holds another sweep; choose another folder, or go on with it: resume={folder}"
+                    f"output_dir: {folder} holds another sweep; choose another folder, or go on with it: {resume_command(Path(folder))}"
                 )
             words[i] = f'{place}="{folder}"'  # quoted: paths may hold what Hydra's grammar gives a meaning
     return words
@@ -206,7 +221,7 @@ def _friendly(argv: list[str]) -> list[str]:
 
 def _begun(argv: list[str]) -> list[str]:
     """The words of the command; of `resume=SWEEP` those that the sweep was begun with, in its folder."""
-    named = [word.removeprefix("resume=").strip("'\"") for word in argv[1:] if word.startswith("resume=")]
+    named = _values(argv[1:], "resume")
     if "" in named:
         raise UserError("resume: must name a run's folder, or a sweep's, as in resume=outputs/my_run")
     if not named or not (Path(named[-1]) / jobs.PLAN).exists():
@@ -237,7 +252,8 @@ def this_job(config: DictConfig) -> Job:
     """What was asked for, inside a job with these settings."""
     settings = HydraConfig.get()
     chosen = {g: c for g, c in _choices(settings).items() if g in GROUPS and c is not None}
-    return Job(list(settings.overrides.task), chosen | several(settings), changed=changed_by(settings, config))
+    changed, flags = changed_by(settings, config), flags_of(settings)
+    return Job(list(settings.overrides.task), chosen | several(settings), changed=changed, flags=flags)
 
 
 def _choices(settings: Any) -> dict[str, Any]:
@@ -256,6 +272,12 @@ def _options_of(arguments: argparse.Namespace, conf: Path) -> Iterator["Composer
     extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if arguments.config_dir else []
     with initialize_config_dir(folder, version_base="1.3"):
         yield Composer(arguments.config_name or "config", extra)
+
+
+def _defaults(arguments: argparse.Namespace, conf: Path) -> DictConfig:
+    """Compose the settings of a command without its overrides."""
+    with _options_of(arguments, conf) as composer:
+        return composer([])
 
 
 def settle(arguments: argparse.Namespace, conf: Path) -> list[str]:
@@ -401,8 +423,8 @@ class Composer:
     fixed: list[str]
 
     def __call__(self, overrides: list[str], hydra: bool = False) -> DictConfig:
-        """The settings with these overrides, and with Hydra's own where asked for."""
-        return compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra)
+        """Return the normalized settings with these overrides, and with Hydra's own where asked for."""
+        return normalize(compose(self.name, [*self.fixed, *overrides], return_hydra_config=hydra))
 
 
 def composed(overrides: list[str], conf: Path) -> DictConfig:
@@ -437,7 +459,7 @@ def needs_data(config: DictConfig) -> bool:
     data = raw["data"]
     read = {fact for group in GROUPS - {"data"} for fact in re.findall(r"\$\{data\.(\w+)", str(raw.get(group)))}
     unknown = {fact for fact in read | {"input_shape", "batch_size"} if data.get(fact) is None}
-    return bool(unknown - {"class_names", "class_weights"} or data.get("transforms"))
+    return bool(unknown - {"class_names", "class_weights", "positive"} or data.get("transforms"))
 
 
 def _settle_job(
@@ -550,17 +572,27 @@ def _told(config: DictConfig) -> list[str]:
 
 
 def _compose(composer: Composer, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-    """Compose with all overrides; with the good ones where some are wrong, and a problem for each of the others."""
+    """Compose with all overrides; with the good ones where some are wrong, and a problem for each of the others.
+
+    Raises:
+        ConfigError: where an option of a group is wrong, since others depend on it.
+    """
     errors = (HydraException, OmegaConfBaseException, ValueError)
     with contextlib.suppress(*errors):
         return composer(overrides, hydra=True), []
     accepted: list[str] = []
-    problems: list[str] = []
+    refused: dict[str, str] = {}  # by the override
     config = composer([], hydra=True)
     for override in sorted(overrides, key=lambda o: "." in o.split("=")[0]):  # groups first: values belong to them
         try:
             config = composer([*accepted, override], hydra=True)
             accepted.append(override)
         except errors as error:
-            problems.append(explain(error, override, functools.partial(composer, list(accepted), hydra=True)))
-    return config, problems
+            refused[override] = explain(error, override, functools.partial(composer, list(accepted), hydra=True))
+    keys = {override: re.split("[.=@]", override.lstrip("+~"), maxsplit=1)[0] for override in refused}
+    wrong = {
+        key for override, key in keys.items() if key in CHOOSING and not override.lstrip("+~").startswith(f"{key}.")
+    }
+    if wrong:  # what would follow from the default in place of a wrong option is not the user's mistake
+        raise ConfigError(p for o, p in refused.items() if keys[o] not in wrong or not o.startswith(f"{keys[o]}."))
+    return config, list(refused.values())

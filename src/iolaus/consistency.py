@@ -11,9 +11,12 @@ from typing import Any
 import yaml
 
 from iolaus import ranks
+from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.files import INDEX
-from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, target_of
+from iolaus.overrides import override_text, removal_text
+from iolaus.rules import CHOICES, FINDERS, GROUP_KEYS, GROUPS, KINDS, is_meant, target_of
+from iolaus.schedule_ends import schedule_ends
 from iolaus.signature import Definition, attribute, find
 
 Node = dict[str, Any]
@@ -35,6 +38,7 @@ def inconsistencies(config: Node, choices: dict[str, Any], folders: Sequence[Pat
     yield from _objective(config)
     yield from _combinations(config)
     yield from _averaging(config)
+    yield from _lengths(config)
     yield from _milestones(config)
     yield from _sparse_gradients(config)
     yield from _cycled_momentum(config)
@@ -65,7 +69,7 @@ def misfits(config: Node, choices: dict[str, Any], folders: Sequence[Path]) -> I
                 words = KINDS.get(fact, {})
                 wants = " or ".join(words.get(a, f"{fact} {a}") for a in kinds)
                 has = words.get(data[fact], f"{fact} {data[fact]}")
-                others = _options(group, fact, data[fact], folders)
+                others = _options(group, fact, data, folders)
                 hint = f"; try {' or '.join(f'{group}={o}' for o in others[:3])}" if others else ""
                 yield f"{name} with {source}: it wants {wants}, and the data have {has}{hint}"
 
@@ -79,7 +83,7 @@ def _averaging(config: Node) -> Iterator[str]:
         names = list(averages)
         yield (
             f"callbacks: {' and '.join(names)} each test and keep weights that they average, and a run can keep one average; "
-            f"leave all but one out, as in ~callbacks.{names[-1]}"
+            f"leave all but one out, as in {removal_text(f'callbacks.{names[-1]}')}"
         )
     for name, node in averages.items():
         if isinstance(epochs, int) and 0 < epochs <= node.get("start", 0):
@@ -87,6 +91,15 @@ def _averaging(config: Node) -> Iterator[str]:
                 f"callbacks.{name}.start: averaging after {node['start']} epochs never begins with trainer.max_epochs={epochs}; "
                 "set fewer, or a share such as 0.75"
             )
+
+
+def _lengths(config: Node) -> Iterator[str]:
+    """Lengths of schedules; where the trainer has no limit of epochs they have to be given."""
+    limit = config["trainer"].get("max_epochs")
+    for end in schedule_ends(config.get("scheduler") or {}):
+        if end.value < 1:
+            why = f", as trainer.max_epochs={limit} is no limit" if end.value == limit else ""
+            yield f"{end.key}: must be at least 1; received {end.value}{why}"
 
 
 def _milestones(config: Node) -> Iterator[str]:
@@ -151,13 +164,14 @@ def _parts(group: Any) -> list[Node]:
     return [group] if "_target_" in group else [node for node in group.values() if isinstance(node, dict)]
 
 
-def _options(group: str, fact: str, value: Any, folders: Sequence[Path]) -> list[str]:
-    """The options of a group that declare they accept a fact, those that a task or the defaults pick first."""
+def _options(group: str, fact: str, data: Node, folders: Sequence[Path]) -> list[str]:
+    """The options of a group that say they accept a fact, and refuse no other one, those that a task or the defaults pick first."""
     fitting = []
     for file in sorted(f for folder in folders for f in (folder / group).glob("*.yaml")):
         parts = _parts(yaml.safe_load(file.read_text(encoding="utf-8")))
-        declared = [n["_accepts_"][fact] for n in parts if fact in (n.get("_accepts_") or {})]
-        if declared and all(value in d for d in declared):
+        accepted = [node.get("_accepts_") or {} for node in parts]
+        fits = all(data.get(f) is None or data[f] in kinds for facts in accepted for f, kinds in facts.items())
+        if fits and any(fact in facts for facts in accepted):
             fitting.append(file.stem)
     files = [file for folder in folders for file in (folder / "config.yaml", *(folder / "task").glob("*.yaml"))]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
@@ -173,7 +187,8 @@ def _objective(config: Node) -> Iterator[str]:
         return
     for key in objective.keys() - {"monitor", "mode"}:
         yield f"objective.{key}: there is no such setting{did_you_mean(key, ('monitor', 'mode'))}"
-    metrics = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    nodes = {k: m for k, m in (config.get("metrics") or {}).items() if isinstance(m, dict)}
+    metrics = {k: m for k, m in nodes.items() if is_meant(m, config["data"])}
     logged: dict[str, Node | None] = {f"loss/{split}": None for split in ("train", "val")}
     logged |= {f"{k}/{s}": m for k, m in metrics.items() for s in m.get("_splits_", ("train", "val")) if s != "test"}
     monitor = objective["monitor"]
@@ -213,7 +228,7 @@ def _combinations(config: Node) -> Iterator[str]:
         if several and "{" not in str(callback.get("filename")):
             yield (
                 f"callbacks.{name}.save_top_k: several files need names that differ; "
-                f"set 'callbacks.{name}.filename=\"best-{{epoch:03d}}\"' too"
+                f"set {override_text(f'callbacks.{name}.filename', 'best-{epoch:03d}')} too"
             )
 
 
@@ -315,7 +330,7 @@ def _missing_package(definition: Definition, choice: str) -> Iterator[str]:
     """That the package which a class names, and needs, is not installed."""
     package, extra = attribute(definition, "package"), attribute(definition, "extra")
     if isinstance(package, str) and package and not _is_installed(package):
-        yield f"{choice}: the package {package} is not installed; pip install 'iolaus[{extra}]'"
+        yield f"{choice}: the package {package} is not installed; {install_command(str(extra))}"
 
 
 def _is_installed(package: str) -> bool:

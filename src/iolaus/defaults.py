@@ -2,7 +2,9 @@
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iolaus.rules import GROUPS
-from iolaus.runs import Changes, SafeLoader, changes
+from iolaus.rules import GROUPS, LISTS
+from iolaus.runs import Changes, SafeLoader, changes, option_text
 
 log = logging.getLogger("iolaus")
 
 OWN = ("hydra", "name", "output_dir")
+CHECKOUT = Path(__file__).parents[2]
 
 
 def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
@@ -49,6 +52,41 @@ def changed_by(hydra: Any, config: DictConfig) -> Callable[[], Changes | None]:
     return changed
 
 
+def find_replaced(hydra: Any, config: DictConfig) -> Iterator[str]:
+    """Find lists of options that a command replaces where it may have meant to add to them, and what the run then lacks.
+
+    A choice that shares a part with the list that it replaces is a choice among its parts, and one of nothing is meant so; so is a list of
+    loggers.
+
+    Args:
+        hydra: the job's own settings of Hydra.
+        config: the job's settings.
+    """
+    name, words = str(hydra.job.config_name), list(hydra.overrides.task)
+    sources = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    for group, word in ((word.partition("=")[0], word) for word in words):
+        parts = (config.get(group) or {}) if group in LISTS else {}
+        if not parts or (group == "logger" and isinstance(_read(word), list)):  # one logger may stand for another
+            continue
+        others = tuple(o for o in words if o is not word and o.lstrip("+~").partition(".")[0] != group)
+        try:
+            before, picked = _composed(name, tuple(map(str, sources)), others)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            continue  # the other words make no configuration of their own; the command as a whole has been checked
+        removed = {o.lstrip("~").removeprefix(f"{group}.") for o in words if o.startswith(f"~{group}.")}
+        default = [key for key, part in (before.get(group) or {}).items() if part]
+        lost = [key for key in default if key not in parts and key not in removed]
+        if not lost or set(default) & set(parts):
+            continue
+        listed = _listed(name, sources).get(group)
+        options = listed if isinstance(listed, list) else [picked.get(group, listed)]
+        chosen = value if isinstance(value := _read(word), list) else [value]
+        yield (
+            f"{word}: takes the place of {group}={option_text(options)}, so the run is without {', '.join(lost)}; to have both "
+            f"write {group}=[{','.join(map(str, [*options, *chosen]))}]"
+        )
+
+
 def several(hydra: Any) -> dict[str, list[str]]:
     """The options of each group that takes a list of them, which Hydra does not tell.
 
@@ -67,6 +105,29 @@ def several(hydra: Any) -> dict[str, list[str]]:
         return {group: _options(group, parts) for group in listed}
     given = {word.partition("=")[0]: _read(word) for word in words if word.partition("=")[0] in listed}
     return listed | {group: option if isinstance(option, list) else [option] for group, option in given.items()}
+
+
+def flags_of(hydra: Any) -> list[str]:
+    """Return the words of a command that say where a job's options are, besides those beside train.py.
+
+    Args:
+        hydra: the job's own settings of Hydra.
+    """
+    scripts = (os.environ.get("IOLAUS_SCRIPT", ""), sys.argv[0], CHECKOUT / "train.py")
+    beside = [Path(script).resolve().parent / "conf" for script in scripts]
+    flags = [] if hydra.job.config_name == "config" else ["--config-name", str(hydra.job.config_name)]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", _from_here(source.path)]
+        elif source.provider == "main" and Path(source.path).resolve() not in beside:
+            flags += ["--config-path", str(Path(source.path).resolve())]
+    return [*flags, *(str(word) for word in hydra.overrides.hydra if str(word).startswith("hydra.searchpath="))]
+
+
+def _from_here(folder: str) -> str:
+    """Return a folder by its path from the working directory, where it lies in that."""
+    place = Path(folder).resolve()
+    return os.path.relpath(place) if place.is_relative_to(Path.cwd()) else str(place)
 
 
 def _options(group: str, parts: Sequence[ResultDefault]) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 import re
 import tempfile
 import zipfile
@@ -24,7 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from iolaus.errors import UserError
 from iolaus.finished import Finished
 from iolaus.form import page
-from iolaus.predict import of_file, predicted
+from iolaus.predict import is_finite_row, of_file, predicted
+from iolaus.strict_json import to_json
 
 log = logging.getLogger("iolaus")
 
@@ -127,7 +127,7 @@ def application(run: Finished, folder: Path, most_bytes: int) -> Starlette:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False), status, media_type="application/json")
+    return Response(to_json(content, ensure_ascii=False), status, media_type="application/json")
 
 
 def _told(text: str, status: int) -> Response:
@@ -199,7 +199,7 @@ def _given(content: Any, data: Any) -> Iterator[str]:
 
 
 def _rows(run: Finished, sources: list[Source], most_bytes: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of all sources, as `iolaus predict` gives them, with numbers that JSON has; and what there is to warn of."""
+    """The rows of all sources, as `iolaus predict` gives them; and what there is to warn of."""
     found = []
     run.data.unseen.take()  # of a request that was refused
     for number, source in enumerate(sources, 1):
@@ -208,13 +208,17 @@ def _rows(run: Finished, sources: list[Source], most_bytes: int) -> tuple[list[d
         try:
             for row in predicted(run.task, run.data, source):
                 named = of_file(row, source.name) if isinstance(source, Path) else row
-                found.append({key: _finite(value) for key, value in named.items()})
+                assert isinstance(named, dict)  # what cannot be read was raised
+                found.append(named)
         except UserError as error:
             if isinstance(source, Path):
                 raise
             raise UserError(f"number {number}: {str(error).removeprefix('the text: line 1, ')}") from None
         run.data.unseen.rename("the text: line 1", f"number {number}")
-    return found, run.data.unseen.take()
+    warnings = run.data.unseen.take()
+    if undefined := sum(not is_finite_row(row) for row in found):
+        warnings.append(f"{undefined} of {len(found)} predictions are NaN or infinite, and null here")
+    return found, warnings
 
 
 def _check_archive(file: Path, most_bytes: int) -> None:
@@ -227,7 +231,3 @@ def _check_archive(file: Path, most_bytes: int) -> None:
             raise UserError(f"{file.name} is a damaged archive") from None
         if size > 4 * most_bytes:
             raise UserError(f"{file.name} unpacks to {size / 2**20:.0f} MB, too much for a request")
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,15 +8,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from iolaus.commands import install_command
 from iolaus.errors import did_you_mean
 from iolaus.signature import Definition, find, signature
+from iolaus.suggestions import did_you_mean_settings, full_names, nearest
 
 UNREADABLE = "not understood"
 # Options that one looks for and that are not there: why, and what to do.
 ABSENT = {
     "logger=neptune": "Neptune's service has ended, in March 2026; choose wandb, mlflow, comet or tensorboard",
     **{
-        f"hydra/launcher={name}": f"the package {package} is not installed; pip install 'iolaus[launchers]'"
+        f"hydra/launcher={name}": f"the package {package} is not installed; {install_command('launchers')}"
         for package, names in {
             "hydra-joblib-launcher": ("joblib",),
             "hydra-submitit-launcher": ("submitit_local", "submitit_slurm", "slurm"),
@@ -68,7 +70,7 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
     if last in names and OmegaConf.is_dict(node[last]):
         return f"{key}: its keys are fixed; to add one write +{override}"
     if not walked:
-        return f"{override}: there is no setting or group {last!r}{did_you_mean(last, names)}"
+        return f"{override}: there is no setting or group {last!r}{_meant(key, value, override, node, names)}"
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
     definition = find(target) if target else None
     known = signature(definition) if isinstance(definition, Definition) else None
@@ -77,6 +79,16 @@ def explain(error: Exception, override: str, accepted: Callable[[], DictConfig])
     if last in known.parameters:
         return f"{key}: the option does not set it, but {target} takes it; write +{override}"
     return f"{key}: {target} has no argument {last!r}{did_you_mean(last, {*names, *known.parameters} - {'_target_'})}"
+
+
+def _meant(key: str, value: str, override: str, config: Any, names: list[str]) -> str:
+    """Suggest what a word without a dot may mean: a setting of just this last name, a near group, a setting with a near name."""
+    if "." in key or override.startswith("~"):
+        return did_you_mean(key.partition(".")[0], names)
+    settings = full_names(key, OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    is_exact = any(name.rpartition(".")[2] == key for name in settings)
+    near = [] if is_exact else nearest(key, names)
+    return did_you_mean_settings(near or settings, value)
 
 
 def unreadable(override: object) -> str:

@@ -1,17 +1,17 @@
 """A run's model as a file for other programs: ONNX, a program of torch, or weights alone, with what its numbers mean beside it."""
 
-import json
-import math
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from iolaus.commands import install_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.finished import Finished, restored
 from iolaus.predict import PARTIAL, check_output
 from iolaus.runs import installed, read_results
+from iolaus.strict_json import to_json
 
 # What each format needs besides torch.
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ("safetensors",)}
@@ -58,7 +58,7 @@ def export(
         known = ", ".join(FORMATS)
         raise UserError(f"--format: there is no format {form!r}{did_you_mean(form, FORMATS)}  (there are: {known})")
     if missing := [name for name in FORMATS[form] if find_spec(name) is None]:
-        raise UserError(f"--format {form}: needs {', '.join(missing)}: pip install 'iolaus[export]'")
+        raise UserError(f"--format {form}: needs {', '.join(missing)}: {install_command('export')}")
     output = output or folder / f"model.{form}"
     if output.parent != folder:
         check_output(output, (f".{form}",))
@@ -71,7 +71,7 @@ def export(
             told = _write_weights(run, made) if form == "safetensors" else _write_graph(run, made, form)
             parts = sorted(file.name for file in made.parent.iterdir() if file != made)
             description = {"file": output.name, "needs": parts, "format": form} | told | _facts(run, folder)
-            text = json.dumps(_finite(description), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+            text = to_json(description, indent=1, ensure_ascii=False, default=str)
             for name in [*parts, output.name]:
                 made.with_name(name).replace(output.with_name(name))
             if form == "onnx" and not parts:
@@ -195,12 +195,3 @@ def _plain_items(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield key, inner
         elif value is None or isinstance(value, str | int | float | bool | list | tuple):
             yield key, value
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for what is no number, which JSON does not have."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -165,6 +165,8 @@ def scatter(target: Any, preds: Any, title: str) -> "Figure":
         target and preds: (N, T), a panel for each of the T targets.
     """
     target, preds = np.asarray(target), np.asarray(preds)
+    if target.ndim != 2:  # images and the like: all their numbers in one panel
+        target, preds = target.reshape(-1, 1), preds.reshape(-1, 1)
     figure, panels = _figure(target.shape[1])
     for k, ax in enumerate(panels):
         ends = [min(target[:, k].min(), preds[:, k].min()), max(target[:, k].max(), preds[:, k].max())]
@@ -288,33 +290,26 @@ def _common_limits(frames: Sequence[Points] | Sequence[Curves]) -> Any:
     return (x.min(), x.max()), (bottom, 2 * top if "y" in curves[0].log else top + 0.05 * (top - bottom))
 
 
-def draw(values: dict[str, Any], class_names: Sequence[str] | None, split: str = "test") -> dict[str, "Figure"]:
-    """A figure for each metric whose value is a matrix, curves or points; others are left out.
+def draw_metric(name: str, value: Any, class_names: Sequence[str] | None, split: str = "test") -> "Figure":
+    """Draw the value of a metric that is a matrix, curves or points.
 
     Args:
-        values: by the metric's name, as torchmetrics compute them; told apart by that name.
+        name: of the metric, one of DRAWN.
+        value: as torchmetrics compute it, as arrays.
         class_names: for axes and legends.
-        split: what they were computed on.
+        split: what it was computed on.
     """
-    drawn: dict[str, Figure] = {}
-    for name, value in values.items():
-        if name not in DRAWN:
-            continue
-        # of a matrix a row, of curves a list, whose members may differ in length
-        names = [str(n) for n in class_names or range(len(value[0]))]
-        if name == "confusion_matrix":
-            drawn[name] = confusion_matrix(value, names)
-        elif name == "roc":
-            drawn[name] = class_curves(
-                value[0], value[1], names, "ROC", ("false positive rate", "true positive rate"), "lower right"
-            )
-        elif name == "precision_recall":
-            drawn[name] = class_curves(
-                value[1], value[0], names, "precision and recall", ("recall", "precision"), "lower left"
-            )
-        elif name == "scatter":
-            drawn[name] = scatter(value[0], value[1], f"{split} split")
-    return drawn
+    if name == "scatter":
+        return scatter(value[0], value[1], f"{split} split")
+    # of a matrix a row, of curves a list, whose members may differ in length
+    names = [str(n) for n in class_names or range(len(value[0]))]
+    if name == "confusion_matrix":
+        return confusion_matrix(value, names)
+    if name == "roc":
+        axes = ("false positive rate", "true positive rate")
+        return class_curves(value[0], value[1], names, "ROC", axes, "lower right")
+    assert name == "precision_recall"
+    return class_curves(value[1], value[0], names, "precision and recall", ("recall", "precision"), "lower left")
 
 
 def save(figures: dict[str, "Figure"], folder: Path) -> list[Path]:

@@ -1,9 +1,10 @@
 """The page on which `iolaus serve` can be tried: one file, without anything from elsewhere."""
 
-import json
 import math
 from html import escape
 from typing import Any
+
+from iolaus.strict_json import to_json
 
 HINTS = {
     "tokens": "a text to go on from",
@@ -88,7 +89,7 @@ def page(title: str, data: Any) -> str:
         title: the run's name.
         data: its data module, which says what an input is.
     """
-    fields = json.dumps(_fields(data), ensure_ascii=False).replace("<", "\\u003c")
+    fields = to_json(_fields(data), ensure_ascii=False).replace("<", "\\u003c")
     return PAGE.replace("TITLE", escape(title)).replace("FIELDS", fields)
 
 
@@ -108,7 +109,7 @@ def _fields(data: Any) -> dict[str, Any]:
         accept, file = ("image/*", "an image") if kind == "image" else (".wav,audio/wav", "a WAV file")
         how = f"curl HERE/predict -F file=@{'photo.png' if kind == 'image' else 'message.wav'}"
     elif columns:
-        row = json.dumps({column["name"]: (column["choices"] or [0])[0] for column in columns}, ensure_ascii=False)
+        row = to_json({column["name"]: (column["choices"] or [0])[0] for column in columns}, ensure_ascii=False)
         how = f"curl HERE/predict -H 'content-type: application/json' -d '{{\"rows\": [{row}]}}'\n{how}"
     else:
         text = f"{math.prod(shape)} numbers with commas between" if kind == "table" else HINTS.get(kind, "a text")

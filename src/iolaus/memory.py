@@ -1,7 +1,6 @@
 """What a training step needs with each policy of activation checkpointing: memory and compute, counted without allocating."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,12 +11,13 @@ from omegaconf import DictConfig, open_dict
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
-from iolaus.build import build_task, make
+from iolaus.build import build_task, fill_facts, make
 from iolaus.check import plain
 from iolaus.errors import UserError
 from iolaus.functional.accounting import Account, AnyNumber, account, optimizer_state
 from iolaus.functional.gpu_kernels import gpu_kernels
 from iolaus.model.layers.checkpointing import POLICIES, blocks
+from iolaus.strict_json import to_json
 from iolaus.task.base import Task
 
 # The precisions of Lightning: what weights are, and what autocast computes in.
@@ -83,7 +83,7 @@ def memory(config: DictConfig, reads_data: bool, as_json: bool = False) -> str:
     chosen = settings["model"].get("activation_checkpointing", "none")
     if as_json:
         columns = {policy: asdict(need) for policy, need in needs.items()}
-        return json.dumps({"name": settings["name"], "chosen": chosen, "policies": columns, "notes": notes}, indent=2)
+        return to_json({"name": settings["name"], "chosen": chosen, "policies": columns, "notes": notes}, indent=2)
     return "\n".join([_table(needs, chosen), "", *notes])
 
 
@@ -140,7 +140,7 @@ def _read(config: DictConfig) -> list[Shape]:
     data.prepare_data()
     data.setup()
     with open_dict(config):
-        config.data.update({k: v for k, v in data.facts().items() if config.data[k] is None})
+        fill_facts(config, data)
         config.data.input_shape = list(data.input_shape) if data.input_shape is not None else None
     batches = [
         [(tuple(part.shape), part.dtype) for part in batch]

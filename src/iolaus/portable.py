@@ -97,6 +97,9 @@ def _drawn(task: Task, n: int) -> Inputs | None:
     if others:
         return None
     layer = getattr(task, "standardize_input", None)
+    if isinstance(layer, nn.Identity):
+        tables = [part.num_embeddings for part in task.model.modules() if isinstance(part, nn.Embedding)]
+        return (torch.randint(min(tables), example.shape, generator=generator),) if tables else None
     if layer is not None:
         noise = torch.randn(example.shape, generator=generator)
         return ((layer.mean.cpu() + layer.deviation.cpu() * noise).float(),)

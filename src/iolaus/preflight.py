@@ -9,14 +9,15 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from iolaus import ranks
-from iolaus.build import Run
+from iolaus.build import Run, steps_per_epoch
 from iolaus.errors import UserError
 from iolaus.gradient.reverse import Reverse
+from iolaus.schedule_ends import schedule_ends, training_end
+from iolaus.small_batch import SAMPLES, failure
+from iolaus.strategy.ddp import DataParallel
 from iolaus.undisturbed import undisturbed
 
 log = logging.getLogger("iolaus")
-
-SAMPLES = 8
 
 
 def preflight(run: Run) -> None:
@@ -30,8 +31,10 @@ def preflight(run: Run) -> None:
     if len(loader) == 0:
         raise UserError("data: the train split has no batch")
     _check_batches(run, len(loader))
+    _check_schedule(run)
     batch = [part[:SAMPLES] for part in next(iter(loader))]
     task = run.task
+    _check_single_sample(run, batch)
     try:
         with undisturbed(task, "train"):
             run.trainer.prepare(task, *batch[:-1])
@@ -70,6 +73,35 @@ def _check_batches(run: Run, batches: int) -> None:
         )
 
 
+def _check_schedule(run: Run) -> None:
+    """Refuse a schedule that raises before the training ends, and warn of one that ends before."""
+    node, trainer = run.config.get("scheduler") or {}, run.config["trainer"]
+    interval = node.get("_interval_", "epoch")
+    last = training_end(trainer, interval, steps_per_epoch(run.data, trainer))
+    for end in schedule_ends(node):
+        if last is not None and end.at < last:
+            text = f"{end.key}: the schedule ends after {end.at} {interval}s, and the training after {last}; set {end.moved_to(last)}"
+            if end.is_strict:
+                raise UserError(text)
+            log.warning("%s to let it last as long", text)
+
+
+def _check_single_sample(run: Run, batch: list[Any]) -> None:
+    """Refuse batches of one sample that only their size makes impossible, as with batch norm."""
+    if len(batch[0]) > 1 or (reason := failure(run.task, batch, run.config)) is None:
+        return
+    if failure(run.task, [torch.cat([part, part]) for part in batch], run.config) is None:
+        is_one = run.data.batch_size == 1
+        cause = "data.batch_size: received 1, and" if is_one else f"data: the train split has {_rows(run)}, and"
+        advice = "set data.batch_size=2 or more" if is_one else "give it more rows"
+        raise UserError(f"{cause} the model cannot be trained on a batch of one sample ({reason}); {advice}")
+
+
+def _rows(run: Run) -> str:
+    rows, world = len(run.data.rows["train"]), run.data.share[1]
+    return f"{rows} row{'s' if rows > 1 else ''}" + (f" for {world} processes" if world > 1 else "")
+
+
 def _try(run: Run, batch: list[Any]) -> None:
     *others, target = batch
     inputs = others[0]
@@ -94,6 +126,8 @@ def _try(run: Run, batch: list[Any]) -> None:
     if not loss.requires_grad:
         raise UserError("model: the loss depends on no parameter that can be trained")
     loss.backward()
+    if isinstance(run.trainer.strategy, DataParallel):
+        run.trainer.strategy.look_for_unused(run.task)
     for name, parameter in run.task.named_parameters():
         grad = parameter.grad
         if grad is not None and not (grad.coalesce().values() if grad.is_sparse else grad).isfinite().all():

@@ -11,9 +11,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from iolaus import figures
 from iolaus.build import Run, make, make_schedule, steps_per_epoch
 from iolaus.callbacks.graph import draw
+from iolaus.callbacks.inputs import inputs
 from iolaus.callbacks.summary import summarize
+from iolaus.exhibits import Images
 from iolaus.optim.groups import belongs
 from iolaus.rules import GROUP_KEYS
+from iolaus.user_code import warn_on_failure
 
 MOST_IMAGES = 32
 MOST_STEPS = 20_000  # of a schedule that are tried
@@ -62,14 +65,13 @@ def draw_schedule(run: Run, folder: Path) -> list[Path]:
 
 
 def draw_inputs(run: Run, folder: Path) -> list[Path]:
-    """figures/inputs.png, the first training images, augmented as the training gets them."""
+    """figures/inputs.png, the first training images with their targets, augmented as the training gets them."""
     if run.data.input_kind != "image":
         return []
-    images, target = next(iter(run.data.train_dataloader()))
-    labels = target.argmax(1) if target.ndim == 2 else target
-    names = run.data.class_names
-    titles = [names[int(i)] if names else str(int(i)) for i in labels[:MOST_IMAGES]]
-    return figures.save({"inputs": figures.image_grid(images[:MOST_IMAGES].cpu(), titles)}, folder / "figures")
+    batch = next(iter(run.data.train_dataloader()))
+    (shown,) = inputs([part[:MOST_IMAGES].cpu() for part in batch], run.data).values()
+    assert isinstance(shown, Images)
+    return figures.save({"inputs": figures.drawn(shown)}, folder / "figures")
 
 
 def preview(run: Run, folder: Path) -> str:
@@ -79,18 +81,20 @@ def preview(run: Run, folder: Path) -> str:
         run: whose weights, modes and random state are left as they are.
         folder: for model.txt, graph.svg and figures/schedule.png.
     """
-    table = summarize(run.task.model, *run.task.example(1)[:-1])
-    (folder / "model.txt").write_text(table, encoding="utf-8")
-    drawn = [
-        *draw(run.task.model, run.task.example(2)[:-1], folder),
-        *draw_schedule(run, folder),
-        *draw_inputs(run, folder),
-    ]
-    rows = ", ".join(f"{name} {len(rows):,}" for name, rows in run.data.rows.items())
+    table, drawn = "", list[Path]()
+    with warn_on_failure("model.txt"):
+        table = summarize(run.task.model, *run.task.example(1)[:-1])
+        (folder / "model.txt").write_text(table, encoding="utf-8")
+    with warn_on_failure("graph.svg"):
+        drawn += draw(run.task.model, run.task.example(2)[:-1], folder)
+    with warn_on_failure("figures/schedule.png"):
+        drawn += draw_schedule(run, folder)
+    with warn_on_failure("figures/inputs.png"):
+        drawn += draw_inputs(run, folder)
     steps = steps_per_epoch(run.data, run.config["trainer"])
     lines = [
-        table,
-        f"data: {rows} rows; {steps:,} steps an epoch, {run.config['trainer'].get('max_epochs')} epochs at most",
+        *([table] if table else []),
+        f"{steps:,} steps an epoch, {run.config['trainer'].get('max_epochs')} epochs at most",
     ]
     configured = run.task.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -23,8 +22,10 @@ from typing import Any
 from iolaus import ranks
 from iolaus.errors import UserError
 from iolaus.rules import target_of
-from iolaus.runs import note_results, read_results
+from iolaus.runs import note_results, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strict_json import to_json
+from iolaus.terminal import FILE_ONLY
 
 log = logging.getLogger("iolaus")
 
@@ -121,8 +122,8 @@ def _watched(settings: Settings, job: dict[str, Any], train: Train, place: Path)
 
 def _say(lines: list[str]) -> None:
     for line in lines:
-        level, text = json.loads(line)
-        log.log(level, "%s", text)
+        level, text, is_file_only = json.loads(line)
+        log.log(level, "%s", text, extra=FILE_ONLY if is_file_only else None)
 
 
 @contextlib.contextmanager
@@ -222,7 +223,7 @@ def _told(error: BaseException, folder: Path, results: dict[str, Any]) -> BaseEx
     told = f"process {dead[0] if dead else 0} of the run was killed (out of memory?)"
     if results.get("status") != "failed":
         note_results(folder, {"status": "interrupted", "error": told})
-    return UserError(f"{told}; to go on with the run: iolaus resume {shlex.quote(os.path.relpath(folder))}")
+    return UserError(f"{told}; to go on with the run: {resume_command(folder)}")
 
 
 def _is_rays(error: BaseException) -> bool:
@@ -295,4 +296,5 @@ class _ToParent(logging.Handler):
         """Write a line of the log as one of JSON."""
         if record.name.startswith("ray"):
             return
-        self._stream.write(json.dumps([record.levelno, record.getMessage()]) + "\n")
+        line = [record.levelno, self.format(record), getattr(record, "is_file_only", False)]
+        self._stream.write(to_json(line) + "\n")

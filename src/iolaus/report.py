@@ -1,12 +1,13 @@
 """The course of a run from its folder to its end: results.json for programs, a report and a table for people."""
 
 import fcntl
-import json
+import functools
 import logging
 import math
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
 from iolaus.check import plain
 from iolaus.closing import next_steps, outcome
+from iolaus.diagnosis import undefined_values, unpredicted_classes
 from iolaus.divergence import Diverged
 from iolaus.errors import Pruned, UserError
 from iolaus.exhibits import Exhibit
@@ -30,11 +32,16 @@ from iolaus.init_from import take_weights
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.preview import draw_inputs, draw_schedule, preview
-from iolaus.results import command, git, machine, setting, told, versions
+from iolaus.references import keep_references
+from iolaus.results import command, framework, git, machine, setting, told, versions
+from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
-from iolaus.runs import Job, read_results
+from iolaus.runs import Job, read_results, resume_command
 from iolaus.signals import Stopped, requests
+from iolaus.strategy.ddp import unused_error
+from iolaus.strict_json import to_json
 from iolaus.terminal import RESULT
+from iolaus.user_code import UserCodeError, warn_on_failure
 
 log = logging.getLogger("iolaus")
 
@@ -76,6 +83,10 @@ class Report:
         self._speaks = ranks.is_first()
         self._claim: TextIO | None = None
         self._step = 0  # how many steps it has
+        self._code = {
+            "git": git(self.folder),
+            "framework": framework(),
+        }  # as the run begins: files may change meanwhile
 
     def __enter__(self) -> "Report":
         if self._speaks:
@@ -87,6 +98,8 @@ class Report:
             self._suggestions = self._earlier.get("suggestions") or {}
         elif self._speaks:
             write(self.folder / "config.yaml", self._settings())
+            if not self.config.trainer.fast_dev_run:
+                self._write(self._results("running", None))  # a kill before the data are read leaves what was asked for
         return self
 
     def follow(self, run: Run) -> Run:
@@ -109,7 +122,7 @@ class Report:
             if not (isinstance(logger, Service) and self.config.stages == ["info"]):
                 logger.log_hyperparams(self._hyperparameters())
             if isinstance(logger, TensorBoard):  # so that it alone tells what a run was
-                text = f"`{command(self.job.overrides)}`\n\n```yaml\n{self._settings()}```"
+                text = f"`{command(self.job)}`\n\n```yaml\n{self._settings()}```"
                 logger.add("text", "config", text, self._step)
         for service in self._services:
             service.log_again(self.run.history.rows)
@@ -152,6 +165,14 @@ class Report:
         objective = self.config.objective
         best = self.run.history.best(objective.monitor, objective.mode) if self.run else None
         return best[objective.monitor] if best else None
+
+    def describe_data(self) -> None:
+        """Log how the data were understood, and what may make a score on them mean little."""
+        assert self.run is not None
+        if self._speaks:
+            log.info("%s", "\n".join(f"data: {line}" for line in self.run.data.describe()))
+            for line in self.run.data.warnings:
+                log.warning("data: %s", line)
 
     def info(self) -> None:
         """Say and draw what the run is going to do."""
@@ -210,6 +231,10 @@ class Report:
             raise
         except SystemExit:
             raise KeyboardInterrupt from None  # Lightning's answer to Ctrl-C
+        except RuntimeError as error:
+            if (unused := unused_error(error, self.run.trainer.strategy)) is not None:
+                raise unused from error
+            raise
         finally:
             points = self.run.callback(ResumePoints)
             self.fit_seconds = time.monotonic() - start + (points.seconds_before if points else 0.0)
@@ -243,11 +268,9 @@ class Report:
 
         task = self.run.task
         task.eval()
-        with torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
-            self._exhibits = task.show(self.run.data)
-        for name, value in self.run.history.test.items():
-            if name.startswith("loss/") and not math.isfinite(value):
-                log.warning("%s: is %s; look for extreme values in the test split", name, value)
+        left_out = warn_on_failure(f"samples of the test by {type(task).__name__}.show")
+        with left_out, torch.no_grad(), torch.random.fork_rng(), self.run.data.looked_at_whole():
+            self._exhibits = dict(task.show(self.run.data))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -258,8 +281,12 @@ class Report:
         if isinstance(error, ranks.Lost) and (cause := ranks.first_error()):
             error, stopped = UserError(cause), False
         status = "completed" if error is None else "interrupted" if stopped else "pruned" if pruned else "failed"
-        if error is not None and status == "failed" and not isinstance(error, UserError):
-            log.debug("", exc_info=(type(error), error, traceback))
+        if (
+            error is not None
+            and status == "failed"
+            and (isinstance(error, UserCodeError) or not isinstance(error, UserError))
+        ):
+            log_traceback(error)
         if self._speaks:
             self._end(self._results(status, error), is_over=not (stopped or pruned))
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
@@ -269,6 +296,18 @@ class Report:
             Path(self._claim.name).unlink(missing_ok=True)
             self._claim.close()
         return pruned
+
+    def _warn_of_values(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Log which values are not defined and why, and which classes were never predicted."""
+        for name, value in self._found.items():
+            if not math.isfinite(value):
+                log.warning("study: %s is %s, and null in results.json", name, value)
+        if self.run is None:
+            return
+        task, data = self.run.task, self.run.data
+        values = metrics["last"] | metrics["best"] | metrics["test"]
+        for line in (*undefined_values(task, values), *unpredicted_classes(task, data.class_names)):
+            log.warning("%s", line)
 
     def _end(self, results: dict[str, Any], is_over: bool) -> None:
         """Write the report, with pictures unless somebody waits who has stopped the run, and say how it ended."""
@@ -281,6 +320,7 @@ class Report:
             self._write_report(results)
         self._close_services(results["status"])
         if results["status"] != "failed":
+            self._warn_of_values(results["metrics"])
             self._tell(results)
 
     def draw(self) -> None:
@@ -296,11 +336,13 @@ class Report:
         write_report(self.folder, results)
 
     def _write(self, results: dict[str, Any]) -> None:
-        write(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=True) + "\n")
+        write(self.folder / "results.json", to_json(results, indent=2) + "\n")
 
     def _settings(self) -> str:
-        """The resolved settings as YAML; complete once the run is built, as some facts only the data tell."""
-        settings = self.run.config if self.run else plain(self.config)
+        """The resolved settings as YAML; before the run is built they refer to the data where only these tell."""
+        settings = (
+            self.run.config if self.run else keep_references(plain(self.config), plain(self.config, resolve=False))
+        )
         return yaml.dump(settings, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
     def _hyperparameters(self) -> dict[str, Any]:
@@ -331,8 +373,9 @@ class Report:
         return {
             "status": status,
             "name": run.config["name"] if run else self.config.name,
-            "command": command(self.job.overrides),
+            "command": command(self.job),
             "overrides": self.job.overrides,
+            "flags": self.job.flags,
             "changed": None,  # found at the end
             "seed": self.config.seed,
             "task": self.job.choices.get("task"),
@@ -346,13 +389,14 @@ class Report:
             "checkpoint": os.path.relpath(checkpoint, self.folder) if checkpoint else None,
             "tested": self.tested,
             "num_parameters": _count(run) if run else None,
+            "data": {"description": run.data.describe(), "warnings": run.data.warnings} if run else None,
             "processes": ranks.count(),
             "seconds": {"total": round(time.monotonic() - self._start, 3), "fit": round(self.fit_seconds, 3)},
             "samples_per_s": round(samples / self.fit_seconds, 1) if self.fit_seconds else None,
             "shown": [],
             "versions": versions(),
             "machine": machine(),
-            "git": git(),
+            **self._code,
             "error": told(error),
             **({"suggestions": self._suggestions} if self._suggestions else {}),
         } | ({"together": self.together} if self.together else {})
@@ -363,21 +407,30 @@ class Report:
         if run is None:
             self._shown = show.show(self._exhibits, self.folder, [], 0)
             return
-        drawn = figures.draw(_plain(run.task.figures), run.data.class_names)
+        drawn: dict[str, Callable[[], Any]] = {}
         if run.history.rows:
-            drawn = {"learning_curves": figures.learning_curves(run.history.rows, results["best_epoch"]), **drawn}
-        self._shown = [show.figure(name, f, self.folder, loggers, results["steps"]) for name, f in drawn.items()]
+            drawn["learning_curves"] = lambda: figures.learning_curves(run.history.rows, results["best_epoch"])
+        for name in run.task.figures:
+            if name in figures.DRAWN:
+                drawn[name] = functools.partial(_metric_figure, run, name)
+        self._shown = []
+        for name, make_figure in drawn.items():
+            with warn_on_failure(f"figures/{name}.png"):
+                self._shown.append(show.figure(name, make_figure(), self.folder, loggers, results["steps"]))
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
-            self._exhibits |= callback.show() if hasattr(callback, "show") else {}
+            with warn_on_failure(f"{type(callback).__name__}.show"):
+                self._exhibits |= callback.show() if hasattr(callback, "show") else {}
         self._shown += show.show(self._exhibits, self.folder, loggers, results["steps"])
-        for file in _profiles(run, self.folder):
-            text = f"```\n{file.read_text(encoding='utf-8')}\n```"
-            for logger in loggers:
-                if isinstance(logger, TensorBoard):
-                    logger.add("text", f"profile/{file.stem}", text, results["steps"])
+        with warn_on_failure("profile"):
+            for file in _profiles(run, self.folder):
+                text = f"```\n{file.read_text(encoding='utf-8')}\n```"
+                for logger in loggers:
+                    if isinstance(logger, TensorBoard):
+                        logger.add("text", f"profile/{file.stem}", text, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
-            for path in (*draw_schedule(run, self.folder), *draw_inputs(run, self.folder)):
-                self._shown.append({"file": f"figures/{path.name}"})
+            for name, draw in (("schedule", draw_schedule), ("inputs", draw_inputs)):
+                with warn_on_failure(f"figures/{name}.png"):
+                    self._shown += [{"file": f"figures/{path.name}"} for path in draw(run, self.folder)]
         for logger in loggers:
             if isinstance(logger, TensorBoard):
                 logger.save()
@@ -405,7 +458,8 @@ class Report:
         is_resumable = run is not None and run.callback(ResumePoints) is not None
         is_testable = run is not None and "test" in run.data.datasets
         services = [service.next_command for service in self._services if service.next_command]
-        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable))
+        allow = list(self.config.get("allow") or [])
+        log.info("%s", next_steps(results, self.folder, has_tensorboard, services, is_resumable, is_testable, allow))
 
 
 def _profiles(run: Run, folder: Path) -> list[Path]:
@@ -444,12 +498,16 @@ def claim(folder: Path, resumed: bool) -> TextIO:
     if not resumed and (folder / "config.yaml").exists():
         held.close()
         raise UserError(
-            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: resume={folder}"
+            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: {resume_command(folder)}"
         )
     if not resumed and (others := [name for name in WRITTEN if (folder / name).exists()]):
         held.close()
         raise UserError(f"output_dir: {folder} holds {', '.join(others)} of something else; choose another folder")
     return held
+
+
+def _metric_figure(run: Run, name: str) -> Any:
+    return figures.draw_metric(name, _plain(run.task.figures[name]), run.data.class_names)
 
 
 def _plain(value: Any) -> Any:

@@ -1,32 +1,40 @@
 """What results.json says of a run besides its numbers: the command, the code, the versions, what went wrong."""
 
+import functools
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from iolaus.commands import train_command
 from iolaus.errors import Pruned
-from iolaus.runs import installed
+from iolaus.runs import Job, installed
 from iolaus.signals import Stopped
 from iolaus.terminal import RESULT
 
 PACKAGES = ("iolaus", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
 
 
-def command(overrides: list[str]) -> str:
-    """The command as the user wrote it; of a job that submitit runs, whose own words tell nothing, the one that runs it alone."""
+def command(job: Job) -> str:
+    """Return the command as the user typed it.
+
+    A job of a sweep is started by words that nobody typed: its command is the one that runs it alone.
+    """
     name, *words = sys.argv
-    if Path(name).name == "_submit.py":
-        name, words = os.environ.get("IOLAUS_SCRIPT", "train.py"), overrides
-    is_ours = Path(name).name in ("iolaus", "__main__.py")
-    return shlex.join([*(["iolaus"] if is_ours else ["python", name]), *_as_typed(words)])
+    if Path(name).name in ("iolaus", "__main__.py"):
+        return shlex.join(["iolaus", *words])
+    by_submitit = Path(name).name == "_submit.py"
+    if by_submitit or not words or "hydra.mode=RUN" in words:
+        script = os.environ.get("IOLAUS_SCRIPT", "train.py") if by_submitit else name
+        return train_command(script, job.flags, job.overrides)
+    return train_command(name, [], list(_as_typed(words)))
 
 
 def _as_typed(words: Sequence[str]) -> Iterator[str]:
@@ -58,15 +66,56 @@ def setting(settings: dict[str, Any], key: str, text: str) -> Any:
     return node if isinstance(node, bool | int | float | str) else text
 
 
-def git() -> dict[str, Any] | None:
-    """Commit of the code, and whether files differ from it; None outside a repository."""
+def git(leave_out: Path | None = None) -> dict[str, Any] | None:
+    """Return the state of the repository of the working directory; None outside a repository.
+
+    Args:
+        leave_out: a folder whose files are no part of the code, the run's.
+
+    Returns:
+        `commit`, None before the first one; `dirty`, whether files that git knows differ from it; `untracked`, the number of files that
+        git neither knows nor ignores, without `outputs` and the folder that is left out.
+    """
+    top = _ask_git(Path.cwd(), "rev-parse", "--show-toplevel")
+    return None if top is None else _repository(Path(top), (Path.cwd() / "outputs", leave_out))
+
+
+@functools.cache  # the code that runs is the one that was imported
+def framework() -> dict[str, Any]:
+    """Return our version and, where this package is a checkout of our repository, the state of that."""
+    here = Path(__file__).resolve()
+    top = _ask_git(here.parent, "rev-parse", "--show-toplevel")
+    is_checkout = top is not None and _ask_git(here.parent, "ls-files", "--error-unmatch", here.name) is not None
+    state = _repository(Path(top), ()) if top is not None and is_checkout else {"commit": None, "dirty": None}
+    return {"name": "iolaus", "version": installed("iolaus"), "commit": state["commit"], "dirty": state["dirty"]}
+
+
+def _repository(top: Path, leave_out: Iterable[Path | None]) -> dict[str, Any]:
+    """Return the commit of a repository and how its files differ from it; None stands for what git does not tell in time."""
+    places = [str(place.resolve().relative_to(top)) for place in leave_out if place and _is_inside(place, top)]
+    without = [f":(exclude){place}" for place in places]
+    changed = _ask_git(top, "status", "--porcelain", "--untracked-files=no")
+    untracked = _ask_git(top, "ls-files", "-z", "--others", "--exclude-standard", "--", ".", *without)
+    return {
+        "commit": _ask_git(top, "rev-parse", "--verify", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "untracked": None if untracked is None else untracked.count("\0"),
+    }
+
+
+def _is_inside(place: Path, top: Path) -> bool:
+    return place.resolve().is_relative_to(top) and place.resolve() != top
+
+
+def _ask_git(folder: Path, *words: str) -> str | None:
+    """Return what git answers; None where it refuses, is not there, or takes too long."""
     try:
-        ask = lambda *a: subprocess.run(  # noqa: E731
-            ["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
+        asked = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
+    return asked.stdout.strip("\n")
 
 
 def versions() -> dict[str, str | None]:

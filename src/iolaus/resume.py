@@ -1,12 +1,15 @@
 """Going on with a run: from its own settings, in its own folder, with the same bits."""
 
 import logging
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus.check import check, plain
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
@@ -22,6 +25,7 @@ from iolaus.runs import (
     refuse_paths_outside,
     untrained,
 )
+from iolaus.schedule_ends import LENGTHS, outgrown
 from iolaus.startup import import_lightning
 from iolaus.terminal import RESULT, Console
 
@@ -89,7 +93,7 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     results = read_results(folder)
     choices, asked = dict(results.get("choices") or {}), [str(o) for o in results.get("overrides") or []]
     new = [o for o in overrides if o not in asked and not _is_choice(o, choices)]
-    if fixed := [o for o in new if o.startswith(FIXED) and not o.startswith(MOVABLE)]:
+    if fixed := [o for o in new if o.startswith(FIXED) and not o.startswith(MOVABLE) and not _is_length(o)]:
         raise UserError(
             f"{fixed[0]}: a run goes on with what it was begun with, which its resume point holds; "
             "trainer, callbacks, logger and where the data lie may change; start a run of its own for the rest"
@@ -102,26 +106,54 @@ def prepare(folder: Path, overrides: list[str], allow: list[str]) -> tuple[DictC
     if results.get("status") == "completed" and not new:
         raise UserError(
             f"{folder}: the run is complete, {results.get('epochs')} epochs; to train on, raise what ended it: "
-            f"{_raised_limit(config, results)}"
+            f"{_raised_limit(settings, folder, results)}"
         )
     with open_dict(config):
         config.allow = allow
     check(config, choices)
+    if missing := outgrown(settings, plain(config), _steps_per_epoch(results)):
+        raise UserError(
+            f"{_limits(new)}: the schedule ends where the training was to end before; to let both end later, with the rates of a "
+            f"run that was that long from the start, add {' '.join(missing)}"
+        )
     if "resume_points" not in (config.get("callbacks") or {}):
         raise UserError(f"{folder}: the run keeps no resume points, callbacks.resume_points was left out")
-    later = changes(settings, plain(config) | {"allow": settings.get("allow")})
+    later = changes(settings, plain(config, resolve=False) | {"allow": settings.get("allow")})
     all_changes = _changed(results.get("changed"), asked, later)
-    return config, Job([*asked, *new], choices, resumed=True, train_on=bool(new), changed=lambda: all_changes)
+    flags = [str(word) for word in results.get("flags") or []]
+    return config, Job([*asked, *new], choices, True, train_on=bool(new), changed=lambda: all_changes, flags=flags)
 
 
-def _raised_limit(config: DictConfig, results: dict[str, Any]) -> str:
-    """Twice the limit that ended a run, as a setting."""
+def _raised_limit(settings: dict[str, Any], folder: Path, results: dict[str, Any]) -> str:
+    """The command that trains a run on to twice the limit that ended it, its schedule too."""
+    command = f"iolaus resume {shlex.quote(os.path.relpath(folder))}"
     for key, count in (("max_epochs", "epochs"), ("max_steps", "steps")):
-        if 0 < (limit := config.trainer.get(key) or -1) <= (results.get(count) or 0):
-            return f"trainer.{key}={2 * limit}"
-    if "early_stopping" in (config.get("callbacks") or {}):
-        return f"callbacks.early_stopping.patience={2 * config.callbacks.early_stopping.patience}"
+        if 0 < (limit := settings["trainer"].get(key) or -1) <= (results.get(count) or 0):
+            longer = settings | {"trainer": settings["trainer"] | {key: 2 * limit}}
+            more = outgrown(settings, longer, _steps_per_epoch(results))
+            return " ".join([command, f"trainer.{key}={2 * limit}", *more])
+    if settings["trainer"].get("max_time"):
+        return f"{command} trainer.max_time=null"
+    if stopping := (settings.get("callbacks") or {}).get("early_stopping"):
+        return f"{command} callbacks.early_stopping.patience={max(2 * stopping['patience'], 1)}"
     return "trainer.max_epochs, max_steps or max_time"
+
+
+def _steps_per_epoch(results: dict[str, Any]) -> float | None:
+    """Optimizer steps of an epoch, as far as the results tell."""
+    steps, epochs = results.get("steps"), results.get("epochs")
+    return steps / epochs if steps and epochs else None
+
+
+def _limits(overrides: list[str]) -> str:
+    """Those of the overrides that lengthen a training."""
+    limits = [o for o in overrides if o.startswith(("trainer.max_", "~trainer.max_", "trainer.limit", "trainer.acc"))]
+    return " ".join(limits or overrides)
+
+
+def _is_length(override: str) -> bool:
+    """Whether an override changes the length of a schedule, which a run that goes on may have."""
+    return LENGTHS.fullmatch(override.partition("=")[0]) is not None
 
 
 def _changed(before: Any, asked: list[str], later: Changes) -> Changes:

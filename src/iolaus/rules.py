@@ -18,6 +18,7 @@ STAGES = ("info", *FINDERS, "fit", "test", "study")
 OWN_KEYS = {
     "_target_",  # the class
     "_accepts_",  # facts of the data it can work with, for example {target_kind: [class]}
+    "_when_",  # metrics: facts of the data without which it is left out, for example {num_classes: [2]}
     "_splits_",  # metrics: the splits it is computed on; all three without it
     "_groups_",  # optim: parameters with settings of their own, for example {no_decay: {ndim: 1, weight_decay: 0}}
     "_interval_",  # scheduler: steps once an `epoch` (without it) or once a `step`
@@ -41,6 +42,12 @@ def target_of(node: Any) -> str:
     return str(node.get("_target_") or "") if isinstance(node, dict) else ""
 
 
+def is_meant(node: dict[str, Any], data: dict[str, Any]) -> bool:
+    """Whether the data have the facts without which a part is left out; facts that are not known yet exclude nothing."""
+    wanted = node.get("_when_") or {}
+    return all(data.get(fact) is None or data[fact] in values for fact, values in wanted.items())
+
+
 def given(path: str) -> set[str]:
     """The arguments that build hands over to what a path names; the parts of a composed schedule get what the whole gets."""
     return GIVEN.get(re.sub(r"(\.schedulers\.\d+)+$", "", path), set())
@@ -60,7 +67,7 @@ ALLOWED = (
 
 KNOWN_PACKAGES = {"iolaus", "torch", "torchvision", "torchmetrics", "pytorch_lightning"}
 
-# Ranges by argument name, wherever it stands; for a list, of each item.
+# Ranges by argument name, in components of ours and of the packages above; for a list, of each item.
 RANGES = {
     "accumulate_grad_batches": "[1, inf)",
     "alpha": "(0, inf)",
@@ -146,6 +153,8 @@ RANGES = {
     "weight_decay": "[0, inf)",
     "window_s": "(0, inf)",
 }
+# Names that mean something else in torch, torchvision and the others, as ELU's alpha and the sizes of Upsample and Resize.
+OTHER_MEANINGS = {"alpha", "size", "start"}
 UNLIMITED = {"max_epochs", "max_steps", "devices"}  # -1 stands for no limit
 
 CHOICES: dict[str, tuple[object, ...]] = {

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from iolaus.commands import run_command, script_of, train_command
 from iolaus.errors import UserError
 from iolaus.files import size, write
 from iolaus.pages import Code, Folded, Heading, Items, Page, Part, Picture, Table, Words, markdown, page_html
-from iolaus.runs import MOST_BYTES, is_training, read_results
+from iolaus.runs import MOST_BYTES, is_training, own_packages, read_results
 from iolaus.tables import metrics_table, short
+from iolaus.user_code import warn_on_failure
 
 MOST_ROWS = 20  # of a table in the report; its file holds all
 MOST_LETTERS = 20_000  # of a text in the report; its file holds all
@@ -96,6 +98,7 @@ def _parts(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
     if results.get("error"):
         yield Code(str(results["error"]))
     yield from _metrics(results)
+    yield from _data(results.get("data"))
     yield from _changed(results.get("changed"))
     yield from _shown(folder, results)
     yield from _model(folder)
@@ -161,6 +164,13 @@ def _metrics(results: dict[str, Any]) -> Iterator[Part]:
         yield Table(["metric", *columns], metrics_table(columns))
     if study := results["metrics"].get("study"):
         yield Table(["value", "found"], [[name, f"{value:.6g}"] for name, value in study.items()])
+
+
+def _data(data: dict[str, Any] | None) -> Iterator[Part]:
+    """How the data were understood, and the warnings about them."""
+    if data:
+        yield Heading("Data")
+        yield Items([*map(str, data["description"]), *(f"Warning: {line}" for line in data["warnings"])])
 
 
 def _changed(changed: dict[str, Any] | None) -> Iterator[Part]:
@@ -271,21 +281,30 @@ def _again(folder: Path, results: dict[str, Any]) -> Iterator[Part]:
     """The commands that do it again: the code, the training, the test."""
     git = results.get("git") or {}
     words = [str(word) for word in results.get("overrides") or []]
-    typed = shlex.split(str(results.get("command") or ""))
-    script = next((word for word in typed[:2] if word.endswith(".py") and "__main__" not in word), "train.py")
-    lines = [f"git checkout {git['commit']}"] if git.get("commit") else []
-    lines.append(shlex.join(["python", script, *words]))
-    if results.get("checkpoint"):
-        lines.append(f"iolaus test {shlex.quote(os.path.relpath(folder))}")
+    script = script_of(results.get("command")) or "train.py"
+    flags = [str(word) for word in results.get("flags") or []]
+    lines = [shlex.join(["git", "checkout", str(git["commit"])])] if git.get("commit") else []
+    lines.append(train_command(script, flags, words))
+    if results.get("checkpoint") and results.get("tested"):  # else the data may have no test split
+        lines.append(run_command("test", folder, own_packages(folder)))
     yield Heading("To do it again")
     yield Code("\n".join(lines), language="bash")
+    yield from _state(git)
+    yield Words("The same versions, seed and kind of machine give the same bits.")
+
+
+def _state(git: dict[str, Any]) -> Iterator[Part]:
+    """What the commit does not hold."""
     if git.get("dirty"):
         yield Words("The code had changes that were not committed.")
-    yield Words("The same versions, seed and kind of machine give the same bits.")
+    if number := git.get("untracked"):
+        yield Words(f"{number} {'file was' if number == 1 else 'files were'} not under version control.")
 
 
 def _environment(results: dict[str, Any]) -> Iterator[Part]:
     told = {**(results.get("machine") or {}), **(results.get("versions") or {})}
+    if (code := results.get("framework") or {}).get("commit"):
+        told["iolaus' commit"] = f"{code['commit']}{', with changes' if code.get('dirty') else ''}"
     if told:
         rows = [
             [str(name), ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
@@ -313,5 +332,9 @@ def _draw_curves(folder: Path, results: dict[str, Any]) -> None:
         return
     from iolaus.figures import learning_curves, png
 
-    file.parent.mkdir(exist_ok=True)
-    write(file, png(learning_curves(rows, results.get("best_epoch"))))
+    picture = b""
+    with warn_on_failure(f"figures/{file.name}"):
+        picture = png(learning_curves(rows, results.get("best_epoch")))
+    if picture:
+        file.parent.mkdir(exist_ok=True)
+        write(file, picture)

@@ -2,19 +2,24 @@
 
 import fcntl
 import json
+import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from iolaus.commands import run_command
 from iolaus.errors import UserError, did_you_mean
 from iolaus.files import INDEX
+from iolaus.normalize import expand_home, quote_home
+from iolaus.references import has_foreign_interpolations
+from iolaus.strict_json import to_json
 
 MOST_BYTES = 2**20  # of a settings file
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where PyYAML has it
@@ -56,6 +61,7 @@ class Job:
         train_on: whether it goes on with other settings, which may let it train on after its end.
         changed: finds the settings that differ from the defaults: for each key its `default` and its `value`, one of them alone where
             the setting was added or left out. None: it cannot be told.
+        flags: words of the command that say where the options are.
     """
 
     overrides: list[str]
@@ -63,19 +69,24 @@ class Job:
     resumed: bool = False
     train_on: bool = False
     changed: Callable[[], Changes | None] = lambda: None
+    flags: list[str] = field(default_factory=list)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The resolved settings of a run, as plain containers.
 
-    The text is read as plain YAML; no interpolation, which could read the environment, is followed, and aliases, which can make a
-    short text unfold to a huge one, are refused: Iolaus writes neither.
+    The text is read as plain YAML. Interpolations, which could read the environment, are refused, but for references to the data in a
+    run that was killed before it had read them; so are aliases, which can make a short text unfold to a huge one.
 
     Raises:
         UserError: for a folder that holds no run, or settings that no run wrote.
     """
     file = folder / "config.yaml"
     if not file.is_file():
+        if (folder / "train.log").is_file() and not (folder / "results.json").exists():
+            raise UserError(
+                f"{folder}: the run was stopped before it had begun, so there is nothing in it; start it again by its command"
+            )
         raise UserError(f"{folder}: not a run's folder, {file} does not exist{_runs_inside(folder)}")
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file}: larger than settings are")
@@ -89,9 +100,23 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = yaml.load(text, SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file}: not plain YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(settings, dict) or "${" in str(settings):
+    if not isinstance(settings, dict) or has_foreign_interpolations(settings):
         raise UserError(f"{file}: not the resolved settings of a run")
     return settings
+
+
+def own_packages(folder: Path) -> list[str]:
+    """Return the packages of the user's own that a run was allowed to name, for commands that are printed; empty where unreadable."""
+    try:
+        allow = read_settings(folder).get("allow")
+    except (UserError, OSError):
+        return []
+    return [name for name in allow if isinstance(name, str)] if isinstance(allow, list) else []
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a run, or a sweep."""
+    return run_command("resume", folder, own_packages(folder))
 
 
 def _runs_inside(folder: Path) -> str:
@@ -133,12 +158,18 @@ def other_version(folder: Path) -> str | None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What results.json says; empty where the run did not come to write it."""
+    """What results.json says; empty where the run did not come to write it. Metrics without a value, null in the file, are NaN."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return results if isinstance(results, dict) else {}
+    if not isinstance(results, dict):
+        return {}
+    metrics = results.get("metrics")
+    for values in metrics.values() if isinstance(metrics, dict) else ():
+        if isinstance(values, dict):
+            values |= {name: math.nan for name, value in values.items() if value is None}
+    return results
 
 
 def option_text(choice: Any) -> Any:
@@ -154,7 +185,7 @@ def note_results(folder: Path, changes: dict[str, Any]) -> None:
     """Write into results.json what a run could not come to say itself."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".results.partial"
-    partial.write_text(json.dumps(read_results(folder) | changes, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(to_json(read_results(folder) | changes, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / "results.json")
 
 
@@ -182,16 +213,16 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
     config = OmegaConf.create(settings)
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_override(quote_home(text))
         except HydraException:
             raise UserError(f"{text}: write KEY=VALUE") from None
-        *parents, name = override.key_or_group.split(".")
         node: Any = config
-        for part in (*parents, name):
-            if not isinstance(node, DictConfig) or part not in node:
+        for part in override.key_or_group.split("."):
+            name: Any = int(part) if isinstance(node, ListConfig) and part.isdigit() else part
+            if name not in (range(len(node)) if isinstance(node, ListConfig) else node or ()):
                 names = [str(n) for n in node] if isinstance(node, DictConfig) else []
                 raise UserError(f"{override.key_or_group}: the run has no such setting{did_you_mean(part, names)}")
-            parent, node = node, node[part]
+            parent, node = node, node[name]
         if override.is_delete():
             del parent[name]
         elif isinstance(parent[name], DictConfig) and not isinstance(override.value(), dict):
@@ -202,7 +233,7 @@ def overridden(settings: dict[str, Any], overrides: list[str]) -> DictConfig:
         elif override.is_sweep_override():
             raise UserError(f"{text}: one value, not several")
         else:
-            parent[name] = override.value()
+            parent[name] = expand_home(override.value())
     return config
 
 
@@ -278,7 +309,7 @@ def find_checkpoint(folder: Path, name: str) -> Path:
                 )
                 raise UserError(f"{folder}: the run has no weights, {why}; start one that trains and keeps them")
             told = f" (status: {status})" if status in ("running", "failed", "interrupted", "pruned") else ""
-            raise UserError(f"{folder}: the run has kept no weights yet{told}; go on with it: iolaus resume {folder}")
+            raise UserError(f"{folder}: the run has kept no weights yet{told}; go on with it: {resume_command(folder)}")
         raise UserError(f"--checkpoint {name}: {file} does not exist  (kept are: {', '.join(names) or 'none'})")
     if named and not file.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{file}: is a link to a file outside the run's folder")

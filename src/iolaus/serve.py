@@ -6,6 +6,7 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 
+from iolaus.commands import install_command
 from iolaus.errors import UserError
 from iolaus.finished import restored
 
@@ -31,7 +32,7 @@ def serve(
         UserError: for a port in use, a host that is not this machine's, packages that are missing, and as predict does.
     """
     if missing := [package for module, package in NEEDED.items() if find_spec(module) is None]:
-        raise UserError(f"serve: needs {', '.join(missing)}: pip install 'iolaus[serve]'")
+        raise UserError(f"serve: needs {', '.join(missing)}: {install_command('serve')}")
     if not 0 < most_mb < math.inf:
         raise UserError(f"--most-mb: must be above 0 and finite; received {most_mb:g}")
     with _listening(host, port) as place:  # before the model is read, which takes seconds

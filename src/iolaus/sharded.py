@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from iolaus import ranks
 from iolaus.errors import DamagedCheckpoint, UserError
 from iolaus.files import INDEX, remove
+from iolaus.strict_json import to_json
 
 REST, LAYOUT = "meta.pt", ".metadata"
 PARTED = ("state_dict", "optimizer_states")  # of a checkpoint, what has parts
@@ -70,7 +71,7 @@ def write(checkpoint: dict[str, Any], folder: Path) -> int:
     index = {name: crc for theirs, _ in told for name, crc in theirs.items()}
     if ranks.is_first():
         with (folder / INDEX).open("wb") as file:
-            file.write(json.dumps({"crc32": index}, indent=1).encode())
+            file.write(to_json({"crc32": index}, indent=1).encode())
             _flush(file)
     return sum(size for _, size in told)  # the first process may have given the folder its name by now
 

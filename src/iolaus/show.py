@@ -13,6 +13,7 @@ from iolaus import board, figures
 from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Images, Points, Table, Text
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
+from iolaus.user_code import warn_on_failure
 
 Shown = dict[str, str]  # a file that the report shows, by its path in the run's folder, and its caption
 
@@ -20,37 +21,44 @@ Shown = dict[str, str]  # a file that the report shows, by its path in the run's
 def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], step: int) -> list[Shown]:
     """Write each exhibit: figures/*.png and *.gif, samples/*.txt, *.csv and *.wav, and the same to loggers that show such things.
 
+    An exhibit that fails is left out with a warning.
+
     Returns:
         the files written, for the report.
     """
     loggers = list(loggers)
-    boards = [logger for logger in loggers if isinstance(logger, TensorBoard)]
     shown: list[Shown] = []
     for name, exhibit in exhibits.items():
-        caption = {}
-        match exhibit:
-            case Text(text=text):
-                file = _file(folder, f"samples/{name}.txt")
-                file.write_text(text, encoding="utf-8")
-            case Table(columns=columns, rows=rows):
-                file = _file(folder, f"samples/{name}.csv")
-                _write_csv(file, columns, rows)
-                caption = {"caption": exhibit.caption}
-            case Audio(samples=samples, rate_hz=rate):
-                file = _file(folder, f"samples/{name}.wav")
-                _write_wav(file, samples, rate)
-            case Animation():
-                file = _file(folder, f"figures/{name}.gif")
-                file.write_bytes(figures.animation(exhibit))
-                _picture(file, loggers, step)
-            case Curves() | Heatmap() | Points() | Images():
-                shown.append(figure(name, figures.drawn(exhibit), folder, loggers, step))
-                continue
-        if not isinstance(exhibit, Animation):
-            board.write({name: exhibit}, boards, step)
-            _send(file, loggers, step)
-        shown.append({"file": f"{file.parent.name}/{file.name}"} | caption)
+        with warn_on_failure(name):
+            shown.append(_show(name, exhibit, folder, loggers, step))
     return shown
+
+
+def _show(name: str, exhibit: Exhibit, folder: Path, loggers: list[Any], step: int) -> Shown:
+    caption = {}
+    match exhibit:
+        case Text(text=text):
+            file = _file(folder, f"samples/{name}.txt")
+            file.write_text(text, encoding="utf-8")
+        case Table(columns=columns, rows=rows):
+            file = _file(folder, f"samples/{name}.csv")
+            _write_csv(file, columns, rows)
+            caption = {"caption": exhibit.caption}
+        case Audio(samples=samples, rate_hz=rate):
+            file = _file(folder, f"samples/{name}.wav")
+            _write_wav(file, samples, rate)
+        case Animation():
+            file = _file(folder, f"figures/{name}.gif")
+            file.write_bytes(figures.animation(exhibit))
+            _picture(file, loggers, step)
+        case Curves() | Heatmap() | Points() | Images():
+            return figure(name, figures.drawn(exhibit), folder, loggers, step)
+        case _:
+            raise TypeError(f"it must be one of iolaus.exhibits; received {type(exhibit).__name__}")
+    if not isinstance(exhibit, Animation):
+        board.write({name: exhibit}, [logger for logger in loggers if isinstance(logger, TensorBoard)], step)
+        _send(file, loggers, step)
+    return {"file": f"{file.parent.name}/{file.name}"} | caption
 
 
 def figure(name: str, drawn: Any, folder: Path, loggers: Iterable[Any], step: int) -> Shown:

@@ -4,7 +4,7 @@ import ast
 import functools
 import importlib.machinery
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,12 @@ class Missing:
 
 @dataclass
 class Parameter:
-    """One argument: its annotation as source, its default (UNKNOWN when it is no constant), whether it must be given."""
+    """One argument: its annotation as source, its default (UNKNOWN when it is no constant), whether it must be given, who declares it."""
 
     annotation: ast.expr | None
     default: Any
     required: bool
+    module: str = ""
 
 
 @dataclass
@@ -190,7 +191,8 @@ def signature(definition: Definition) -> Signature | None:
             continue
         own = _arguments(inits[-1], bound=True)  # the last one: overloads stand before it
         seen = fixed | merged.parameters.keys()
-        merged.parameters |= {name: p for name, p in own.parameters.items() if name not in seen}
+        new = {name: p for name, p in own.parameters.items() if name not in seen}
+        merged.parameters |= {name: replace(p, module=cls.module) for name, p in new.items()}
         merged.is_open = own.is_open
         if not own.is_open:
             break

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from omegaconf import DictConfig
 
 from iolaus import ranks, slurm
 from iolaus.errors import UserError
-from iolaus.runs import note_results, read_results
+from iolaus.runs import note_results, read_results, resume_command
 from iolaus.sweep import jobs
 from iolaus.terminal import RESULT
 
@@ -110,7 +109,7 @@ def supervise(config: DictConfig, words: Sequence[str], overrides: Sequence[str]
         )
         if results.get("status") != "failed":
             note_results(folder, {"status": "interrupted", "error": told})
-        raise UserError(f"{told}; to go on with the run: iolaus resume {shlex.quote(os.path.relpath(folder))}")
+        raise UserError(f"{told}; to go on with the run: {resume_command(folder)}")
     sys.exit(code)
 
 

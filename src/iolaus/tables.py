@@ -1,9 +1,9 @@
 """Tables as text: for the terminal and in Markdown."""
 
 import io
-import json
 from collections.abc import Sequence
 
+from iolaus.strict_json import to_json
 from iolaus.terminal import has_boxes, width
 
 
@@ -47,7 +47,8 @@ def metrics_table(columns: dict[str, dict[str, float]]) -> list[list[str]]:
             next((_cell(v) for k, v in values.items() if k.rpartition("/")[0] == name), "")
             for values in columns.values()
         ]
-        rows.append([name, *cells])
+        # what is named alike beside a score of the positive class alone is a mean, which hides a rare class
+        rows.append([f"{name} (both classes)" if f"positive_{name}" in names else name, *cells])
     return rows
 
 
@@ -63,5 +64,5 @@ def short(value: object, most: int = 120) -> str:
     if isinstance(value, list):
         text = f"[{', '.join(map(short, value))}]"
     else:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = value if isinstance(value, str) else to_json(value, ensure_ascii=False, default=str)
     return text if len(text) <= most else text[: most - 3] + "..."

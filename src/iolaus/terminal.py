@@ -10,11 +10,17 @@ from typing import Any, TextIO
 RESULT = 25  # the level of what a run or a sweep came to, which -q leaves
 MOST_LETTERS = 120  # of a line of a table
 BOXES = "┏━┃└─│"
+FILE_ONLY = {"is_file_only": True}  # `extra` of log records that are not for the terminal
 logging.addLevelName(RESULT, "RESULT")
 
 
 class Console(logging.StreamHandler):
     """Writes to a stream that may end before the program does, as that of `| head` or on a full disk: the rest is told to nobody."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless it is for the log file alone."""
+        if not getattr(record, "is_file_only", False):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Tell of an error in writing, unless nobody reads any more."""

@@ -11,8 +11,10 @@ from iolaus import ranks, ray_train
 from iolaus.check import plain
 from iolaus.errors import UserError
 from iolaus.rules import FINDERS
+from iolaus.run_log import logged_stdout
 from iolaus.runs import Job, read_results
 from iolaus.supervise import is_due, supervise
+from iolaus.user_code import user_errors_located
 
 log = logging.getLogger("iolaus")
 
@@ -37,11 +39,14 @@ def train(config: DictConfig, job: Job) -> float | None:
     from iolaus.preflight import preflight
     from iolaus.report import Report
 
-    with Report(config, job) as report, ranks.losses_told(), reading_told():
+    settings, log_file = plain(config, resolve=False), Path(config.output_dir) / "train.log"
+    located = user_errors_located(settings, log_file)
+    with logged_stdout(), Report(config, job) as report, ranks.losses_told(), reading_told(), located:
         if "study" in config.stages:
             report.study()
             return None
         run = report.follow(build(config))
+        report.describe_data()
         preflight(run)
         if "info" in config.stages:
             report.info()

@@ -5,11 +5,20 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import HalfPrecision
 
 from iolaus.checkpoint import CheckpointFiles
 from iolaus.fast_loop import FastEpochLoop
 
 log = logging.getLogger("iolaus")
+
+
+class HalfWeights(HalfPrecision):
+    """Weights and arithmetic in half precision; batches come as they are, for tasks that standardise them before they round them."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The batch as it is."""
+        return data
 
 
 class Trainer(pl.Trainer):

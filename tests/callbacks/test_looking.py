@@ -229,8 +229,8 @@ def test_weights_are_those_that_are_trained_and_not_their_average(tmp_path, aver
 def test_the_validation_is_what_is_drawn_and_listed(tmp_path, monkeypatch):
     """Confusion matrix and mistakes of the last validation, against predictions made anew."""
     drawn, written = {}, {}
-    draw = figures.draw
-    monkeypatch.setattr(figures, "draw", lambda values, *more: drawn.update(values) or draw(values, *more))
+    draw = figures.draw_metric
+    monkeypatch.setattr(figures, "draw_metric", lambda *given: drawn.update([given[:2]]) or draw(*given))
     monkeypatch.setattr(mistakes, "write", lambda exhibits, *more: written.update(exhibits))
     run = fit(tmp_path, "callbacks=[figures,mistakes]", "callbacks.mistakes.num_samples=4", "trainer.max_epochs=1")
     rows = run.data.rows["val"]

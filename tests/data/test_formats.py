@@ -275,6 +275,21 @@ def test_a_row_with_nan_is_told(command, tmp_path, option):
     assert "Traceback" not in outcome.text
 
 
+def test_amounts_that_float32_would_blur_are_refused(tmp_path):
+    """As a table's are; near enough ones are read."""
+    inputs, noise = RNG.normal(size=(200, 3)), RNG.normal(size=200)
+    columns = np.stack(
+        [1e-3 * noise, 1e6 * noise, np.full(200, 0.1)], axis=1
+    )  # of different units, and one without any change
+    for targets, right in ((1e4 + noise, True), (columns, True), (1e9 + noise, False)):
+        np.savez(tmp_path / "data.npz", inputs=inputs, targets=targets)
+        if right:
+            ready("npz", str(tmp_path / "data.npz"))
+        else:
+            with pytest.raises(UserError, match=r"is about 1e\+09 and varies by .*subtract a constant"):
+                ready("npz", str(tmp_path / "data.npz"))
+
+
 def test_objects_are_never_unpickled(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -382,7 +397,11 @@ FRAME = pd.DataFrame({"a": [0.5 * i for i in range(30)], "b": ["u", "v"] * 15, "
         ({"y": lambda f: f.y.where(f.y != 3.0)}, "t.parquet row 2, column 'y': the cell is empty", []),
         ({"a": lambda f: f.a.where(f.a != 3.5, np.inf)}, "t.parquet row 7, column 'a': 'inf' is not a number", []),
         ({"c": lambda f: [[1, 2]] * 30}, "column 'c' holds list<", []),
-        ({"day": lambda f: pd.date_range("2020-01-01", periods=30)}, "column 'day' has 30 different texts", []),
+        (
+            {"day": lambda f: pd.date_range("2020-01-01", periods=30)},
+            "column 'day': '2020-01-01 00:00:00' is a date or a time",
+            [],
+        ),
         ({}, "data.target: t.parquet has no column 'yy'; did you mean 'y'", ["data.target=yy"]),
         ({}, "data.drop: t.parquet has no column 'bb'", ["data.drop=[bb]"]),
     ],

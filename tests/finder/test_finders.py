@@ -219,6 +219,16 @@ def test_the_smallest_of_the_quick_sizes_is_suggested(plain_run, monkeypatch):
         BatchSizeFind(memory_gb=1e-6).find(run)
 
 
+def test_an_epoch_keeps_its_steps(plain_run, monkeypatch):
+    """Iris has 105 training rows: a size that leaves few steps of them is named, with what it reaches, and not suggested."""
+    monkeypatch.setattr(BatchSizeFind, "_speed", lambda self, run, size: float(size))
+    found = BatchSizeFind().find(plain_run)
+    assert found.suggestion == {"data.batch_size": 8, "quickest": 105, "largest": 105}
+    assert "an epoch has 14 steps with batches of 8; an epoch has 1 step with batches of 105, too few" in found.words
+    steps = {row[0]: row[3] for row in found.table.rows}
+    assert steps == {size: -(-105 // size) for size in steps}
+
+
 def test_a_size_that_does_not_fit_a_gpu_is_caught(plain_run, monkeypatch):
     """No GPU is here: its memory is one that holds 1000 samples; other errors are not taken for it."""
 

@@ -16,6 +16,7 @@ from test_train import digest
 
 from iolaus import consistency
 from iolaus.check import check
+from iolaus.commands import install_command
 from iolaus.errors import ConfigError, UserError
 from iolaus.logger.service import Service
 
@@ -213,7 +214,7 @@ def test_a_missing_package_is_told_by_its_option(monkeypatch, service):
         check(composed(f"logger=[tensorboard,{service}]"))
     package = SERVICES[service]
     assert error.value.problems == [
-        f"logger={service}: the package {package} is not installed; pip install 'iolaus[{service}]'"
+        f"logger={service}: the package {package} is not installed; {install_command(service)}"
     ]
 
 

@@ -267,7 +267,7 @@ def test_a_part_is_handed_over_as_it_is(tmp_path, monkeypatch):
     config = OmegaConf.create({"a": "${slug:x y}", "rate": 1e-3, "b": "???", 5: [1, "${a}"]})
     changes = {"rate": {"default": 0.1, "value": 1e-3}}
     file = tmp_path / "together/0/jobs.pickle"
-    part.Part([config], [["rate=1e-3"]], [{"data": "iris"}], [changes], "all").write(file)
+    part.Part([config], [["rate=1e-3"]], [{"data": "iris"}], [changes], [], "all").write(file)
     assert file.stat().st_mode & 0o077 == 0
     given = []
     monkeypatch.setattr("iolaus.sweep.vectorized.train_together", lambda *arguments: given.append(arguments))

@@ -23,6 +23,7 @@ from iolaus.runs import note_results, read_results
 from iolaus.sweep.jobs import Job, jobs_of
 from iolaus.sweep.launcher import Sweep
 from iolaus.sweep.search import PRUNERS, SAMPLERS, Search, covering, distribution, made, open_storage, suggested
+from iolaus.sweep.search_options import ineffective_options
 
 TRAIN = str(ROOT / "train.py")
 QUICK = [
@@ -110,6 +111,70 @@ def test_pruners_and_their_arguments():
         made(optuna.pruners, PRUNERS, "pruner", "meidan")
     with pytest.raises(UserError, match=r"hydra.sweeper.pruner: median: .*steps"):
         made(optuna.pruners, PRUNERS, "pruner", {"name": "median", "steps": 3})
+
+
+MEDIAN = {"name": "median", "n_startup_trials": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "fixed", "says"),
+    [
+        ({"pruner": "median", "objectives": ["max:accuracy/val", "min:num_parameters"]}, {}, "leave one out"),
+        (
+            {"pruner": MEDIAN, "objectives": ["max:accuracy/val"]},
+            {},
+            "set objective.monitor and objective.mode instead",
+        ),
+        (
+            {"pruner": "hyperband", "storage": "memory"},
+            {},
+            "hyperband cannot end a trial with hydra.sweeper.storage=memory",
+        ),
+        ({"pruner": "median"}, {"stages": "[info]"}, "stages=[info] trains nothing"),
+        ({"pruner": "median", "n_trials": 5}, {}, "before 5 are complete, and hydra.sweeper.n_trials=5"),
+        ({"pruner": MEDIAN | {"n_warmup_steps": 2}}, {"trainer.max_epochs": "3"}, "in its first 3 epochs"),
+        ({"sampler": {"name": "tpe", "n_startup_trials": 20}}, {}, "draws its first 20 trials at random"),
+        ({"sampler": "cmaes"}, {}, "here 1 of 3 settings are numbers"),
+        ({"sampler": "cmaes", "objectives": ["max:accuracy/val", "min:num_parameters"]}, {}, "for one objective"),
+        ({"conditions": {"optim.betas": {"model": "mlp"}}}, {}, "optim.betas is not searched"),
+        ({"conditions": {"optim.lr": {"optim": "sgd"}}}, {}, "which the command does not say; add optim=sgd"),
+        ({"conditions": {"optim.lr": {"optim": "sgd"}}}, {"optim": "adam"}, "waits for optim=sgd, which is adam"),
+        (
+            {"conditions": {"optim.lr": {"model": ["cnn", "gru"]}}},
+            {},
+            "waits for model=cnn or gru, which is mlp or linear",
+        ),
+        # which have their effect
+        ({"pruner": "none", "objectives": ["max:accuracy/val"], "storage": "memory"}, {}, None),
+        ({"pruner": MEDIAN | {"n_warmup_steps": 1}}, {"trainer.max_epochs": "3", "stages": "[fit,test]"}, None),
+        ({"pruner": "halving", "n_trials": 2, "sampler": "nsgaii"}, {}, None),
+        ({"conditions": CONDITIONS | {"optim.lr": {"optim": ["sgd", "adam"]}}}, {"optim": "adam"}, None),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(options, fixed, says):
+    options = {"n_trials": 20} | options
+    pruner = made(optuna.pruners, PRUNERS, "pruner", options.get("pruner") or "none")
+    space = SPACE | {"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)}
+    found = list(ineffective_options(options, space, fixed, pruner))
+    assert len(found) == (says is not None), found
+    assert says is None or (says in found[0] and found[0].startswith("hydra.sweeper."))
+
+
+def test_a_pruner_that_never_ends_a_trial_is_optuna_s_own_rule():
+    """What is refused for its waiting is what Optuna's median would never end, however bad a trial is."""
+    for trials, warmup, epochs in ((2, 0, 4), (5, 0, 4), (3, 2, 4), (3, 3, 4)):
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=warmup)
+        study = optuna.create_study(pruner=pruner)
+        ended = False
+        for number in range(trials):
+            trial = study.ask()
+            for epoch in range(epochs):
+                trial.report(float(number), epoch)
+                ended |= trial.should_prune() and epoch < epochs - 1  # at its end it is over anyway
+            study.tell(trial, float(number))
+        fixed = {"trainer.max_epochs": str(epochs)}
+        options = {"n_trials": trials, "pruner": {"name": "median"}}
+        assert (not list(ineffective_options(options, SPACE, fixed, pruner))) == ended
 
 
 def start(place: Path, *words: str) -> subprocess.Popen:
@@ -302,6 +367,14 @@ def test_several_objectives(tmp_path):
         ([RATES, "hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler: there is no 'tpee'; did you mean 'tpe'?"),
         ([RATES, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: must be at least 1; received 0"),
         (
+            [
+                RATES,
+                "hydra.sweeper.pruner=median",
+                "hydra.sweeper.objectives=['max:accuracy/val','min:num_parameters']",
+            ],
+            "hydra.sweeper.pruner: median ends trials by objective.monitor",
+        ),
+        (
             [RATES, "hydra.sweeper.objectives=[loss/val]"],
             "hydra.sweeper.objectives: write min:NAME or max:NAME; received 'loss/val'",
         ),
@@ -348,3 +421,26 @@ def test_a_trial_reports_its_epochs_and_is_pruned(tmp_path, command, monkeypatch
         .intermediate_values
     )
     assert list(values) == [0, 1]
+
+
+@pytest.mark.parametrize("monitor", ["loss/val", "loss/train"])
+def test_a_trial_reports_what_is_logged_last_too(monkeypatch, monitor):
+    """Values of the training come after the validation, and where there is none; each epoch is reported once."""
+    from iolaus.callbacks.pruning import Pruning
+
+    reported = []
+    trial = SimpleNamespace(report=lambda value, epoch: reported.append((epoch, value)), should_prune=lambda: False)
+    trainer = SimpleNamespace(
+        callback_metrics={},
+        sanity_checking=False,
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )
+    pruning = Pruning(monitor)
+    pruning._trial = trial
+    for epoch in range(3):
+        trainer.current_epoch = epoch
+        pruning.on_train_epoch_start(trainer, None)
+        trainer.callback_metrics["loss/val"] = 10.0 + epoch
+        pruning.on_validation_end(trainer, None)
+        trainer.callback_metrics["loss/train"] = 20.0 + epoch
+    assert reported == ([(0, 10.0), (1, 11.0), (2, 12.0)] if monitor == "loss/val" else [(0, 20.0), (1, 21.0)])

@@ -39,7 +39,7 @@ composed_once = functools.cache(composed)
 def quick(monkeypatch):
     """Reports without figures and git, which take most of the time of a small run."""
     monkeypatch.setattr(Report, "_draw", lambda *_: None)
-    monkeypatch.setattr(report, "git", lambda: None)
+    monkeypatch.setattr(report, "git", lambda *_: None)
 
 
 def settings(folder, *overrides, base=BASE):
@@ -130,8 +130,12 @@ CASES = {
             ["seed=1", "trainer.gradient_clip_val=0.01"],
         ],
     ),
-    "batch norm": (
-        ["model.norm=BatchNorm1d", "optim=sgd", "data.batch_size=16"],
+    "batch norm, and a last batch of one row": (
+        [
+            "model.norm=BatchNorm1d",
+            "optim=sgd",
+            "data.batch_size=26",
+        ],  # the last of 105 rows is joined to the batch before
         [["optim.lr=0.01"], ["seed=3"]],
     ),
 }

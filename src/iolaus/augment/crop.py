@@ -2,11 +2,11 @@
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch, beside
+from iolaus.augment.base import Augmentation, Batch, beside, is_spatial
 
 
 class Crop(Augmentation):
-    """Crops each image at a random place from itself padded by reflection.
+    """Crops each image at a random place from itself padded by reflection, and its target at the same place where that is an image too.
 
     Args:
         padding: pixels on each side.
@@ -26,9 +26,17 @@ class Crop(Augmentation):
         shift = beside(torch.randint(-self.padding, self.padding + 1, (2, batch, 1), generator=generator), inputs)
         rows = _reflect(torch.arange(height, device=inputs.device) + shift[0], height)  # (B, H)
         columns = _reflect(torch.arange(width, device=inputs.device) + shift[1], width)  # (B, W)
-        image = torch.arange(batch, device=inputs.device)[:, None, None]
-        picked = inputs[image, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-        return picked.permute(0, 3, 1, 2).contiguous(), target
+        moved = _picked(inputs, rows, columns)
+        if not is_spatial(target, inputs):
+            return moved, target
+        channels = target.reshape(batch, -1, height, width)
+        return moved, _picked(channels, rows, columns).reshape(target.shape)
+
+
+def _picked(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    picked = images[image, :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    return picked.permute(0, 3, 1, 2).contiguous()
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:

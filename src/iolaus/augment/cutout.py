@@ -2,7 +2,8 @@
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch, beside
+from iolaus.augment.base import Augmentation, Batch, beside, is_spatial
+from iolaus.errors import UserError
 
 
 class Cutout(Augmentation):
@@ -21,7 +22,16 @@ class Cutout(Augmentation):
         self.size = size
 
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
-        """Fill the squares."""
+        """Fill the squares.
+
+        Raises:
+            UserError: for targets that are images: they would show what is hidden.
+        """
+        if is_spatial(target, inputs):
+            raise UserError(
+                f"augment=[cutout]: targets of shape {list(target.shape)} are images, which would show what is hidden in the inputs; "
+                "take flip, crop or transforms, which move both"
+            )
         batch, _, height, width = inputs.shape
         top = beside(torch.randint(height, (batch, 1), generator=generator), inputs) - self.size // 2
         left = beside(torch.randint(width, (batch, 1), generator=generator), inputs) - self.size // 2

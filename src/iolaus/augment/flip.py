@@ -2,11 +2,11 @@
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch, beside
+from iolaus.augment.base import Augmentation, Batch, beside, is_spatial
 
 
 class Flip(Augmentation):
-    """Mirrors each image with a probability.
+    """Mirrors each image with a probability, and its target where that is an image too.
 
     Args:
         probability: of an image to be mirrored.
@@ -23,4 +23,8 @@ class Flip(Augmentation):
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
         """Mirror the chosen images."""
         chosen = beside(torch.rand(len(inputs), generator=generator) < self.probability, inputs)
-        return torch.where(chosen[:, None, None, None], inputs.flip(-1), inputs), target
+        return _mirrored(inputs, chosen), _mirrored(target, chosen) if is_spatial(target, inputs) else target
+
+
+def _mirrored(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return torch.where(chosen.reshape(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from iolaus.augment.base import Augmentation, Batch, beside
+from iolaus.errors import UserError
 
 
 class Mixup(Augmentation):
@@ -29,11 +30,21 @@ class Mixup(Augmentation):
         self.num_classes = num_classes
 
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> Batch:
-        """Blend."""
+        """Blend.
+
+        Raises:
+            UserError: for classes that cannot become probabilities, such as those of a mask's pixels.
+        """
+        is_classes = not target.is_floating_point()
+        if is_classes and (target.ndim != 1 or self.num_classes is None):
+            raise UserError(
+                f"augment=[mixup]: targets of shape {list(target.shape)} are whole numbers, whose blends mean nothing; "
+                "it takes one class for each sample, with augment.mixup.num_classes, or real numbers"
+            )
         seed = int(torch.randint(2**62, (), generator=generator))
         share = random.Random(seed).betavariate(self.alpha, self.alpha)
         order = beside(torch.randperm(len(inputs), generator=generator), inputs)
-        if self.num_classes is not None and target.ndim == 1:
+        if is_classes and self.num_classes is not None:
             target = F.one_hot(target, self.num_classes)
         inputs, target = inputs.float(), target.float()
         return share * inputs + (1 - share) * inputs[order], share * target + (1 - share) * target[order]

@@ -1,13 +1,14 @@
 """Transforms of torchvision as lists in YAML. https://pytorch.org/vision/stable/transforms.html."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from iolaus.augment.base import Augmentation, Batch
-from iolaus.errors import did_you_mean
+from iolaus.augment.base import Augmentation, Batch, is_spatial
+from iolaus.errors import UserError, did_you_mean
 
 # Transforms that draw at random and whose name does not say so.
 AT_RANDOM = {"AugMix", "AutoAugment", "ColorJitter", "ElasticTransform", "GaussianNoise", "RandAugment", "ScaleJitter"}
@@ -15,7 +16,7 @@ AT_RANDOM |= {"TrivialAugmentWide", "JPEG"}
 
 
 class Transforms(Augmentation):
-    """Random transforms of torchvision, drawn anew for each image.
+    """Random transforms of torchvision, drawn anew for each image; of a mask as target the same ones, in nearest pixels.
 
     Args:
         transforms: names of torchvision.transforms.v2 (`RandomHorizontalFlip`), or names with arguments (`RandomRotation: {degrees: 10}`).
@@ -32,10 +33,37 @@ class Transforms(Augmentation):
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return torch.stack([self.apply(image) for image in inputs]), target
+            if not is_spatial(target, inputs):
+                return torch.stack([self.apply(image) for image in inputs]), target
+            pairs = [apply_to_both(self.apply, *pair) for pair in zip(inputs, target, strict=True)]
+        images, masks = zip(*pairs, strict=True)
+        return torch.stack(images), torch.stack(masks)
 
 
-def composed(transforms: list[Any], at_random: bool = True) -> Callable[[torch.Tensor], torch.Tensor]:
+def apply_to_both(
+    apply: Callable[..., Any], images: torch.Tensor, masks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply a transform to images and their masks: both are moved alike, masks in nearest pixels; colours change in images alone.
+
+    Shape:
+        images: (..., C, H, W); masks: (..., H, W).
+
+    Raises:
+        UserError: for a transform that leaves masks out.
+    """
+    from torchvision import tv_tensors
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*passing through inputs.*")
+            moved = apply(tv_tensors.Image(images), tv_tensors.Mask(masks))
+    except (UserWarning, TypeError) as error:
+        raise UserError(f"transforms: targets are masks, and one transform moves images alone: {error}") from None
+    image, mask = (part.as_subclass(torch.Tensor) for part in moved)
+    return image, mask
+
+
+def composed(transforms: list[Any], at_random: bool = True) -> Callable[..., Any]:
     """The transforms of a list, one after another.
 
     Args:

@@ -14,8 +14,10 @@ from torch import nn
 from iolaus import random_state
 from iolaus.data.base import DataModule
 from iolaus.logger.tensorboard import TensorBoard
+from iolaus.run_log import log_traceback
 from iolaus.task.base import Task
 from iolaus.undisturbed import undisturbed
+from iolaus.user_code import failure_line
 
 log = logging.getLogger("iolaus")
 
@@ -70,7 +72,8 @@ class Look(pl.Callback, ABC):
         try:
             yield
         except Exception as error:  # networks, metrics and drawings fail in more ways than can be listed
-            self.tell(f"left out: {' '.join(str(error).split())[:200] or type(error).__name__}")
+            self.tell(f"left out: {failure_line(error)}")
+            log_traceback(error)
         finally:
             random_state.restore(state)
         if (seconds := time.monotonic() - start) > LONG_S and "long" not in self._told:

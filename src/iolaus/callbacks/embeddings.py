@@ -143,7 +143,8 @@ def points_of_weights(task: Task, data: Any) -> Embedding | None:
 
 
 def _tokens(data: Any) -> list[str]:
-    return [repr(data.decode([token]))[1:-1] for token in range(data.vocab_size)]
+    decode = getattr(data, "decode", lambda tokens: str(tokens[0]))  # which data of one's own may lack
+    return [repr(decode([token]))[1:-1] for token in range(data.vocab_size)]
 
 
 def last_input(task: Task, batch: Any) -> tuple[torch.Tensor, Any]:

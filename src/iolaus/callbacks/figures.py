@@ -63,10 +63,11 @@ class Figures(ValidationLook):
         if self._metrics is None:  # no validation in this epoch
             return
         values = torch.utils._pytree.tree_map(lambda v: v.detach().cpu().numpy(), self._metrics.compute())
-        for name, figure in figures.draw(values, data.class_names, "val").items():
-            picture = figures.png(figure)
-            for board in self.boards:
-                board.add_picture(f"figures/{name}/val", picture, trainer.global_step)
+        for name, value in values.items():
+            with self.safely():
+                picture = figures.png(figures.draw_metric(name, value, data.class_names, "val"))
+                for board in self.boards:
+                    board.add_picture(f"figures/{name}/val", picture, trainer.global_step)
         if self._preds:
             self._add_curves(data, trainer.global_step)
         self.forget()

@@ -17,25 +17,30 @@ class GoBack(pl.Callback):
         self.retries = retries
         self.factor = factor
         self.times = 0  # gone back so far
-        self._applied = 0  # times whose factor the rates contain already
+        self.applied = 0  # times whose factor the rates contain already
 
     def state_dict(self) -> dict[str, int]:
         return {"times": self.times}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._applied = state_dict["times"]
-        self.times = max(self.times, self._applied)
+        self.applied = state_dict["times"]
+        self.times = max(self.times, self.applied)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        factor = self.factor ** (self.times - self._applied)
-        self._applied = self.times
+        factor = self.factor ** (self.times - self.applied)
+        self.applied = self.times
+        schedules: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs] or [None]
         for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-                    if key in group:
-                        group[key] = group[key] * factor
-        for config in trainer.lr_scheduler_configs:
-            _scale(config.scheduler, factor)
+            scale_rates(optimizer, schedules[0], factor)
+
+
+def scale_rates(optimizer: Any, schedule: Any, factor: float) -> None:
+    """Multiply the rates of an optimizer's groups, and those that its schedule remembers."""
+    for group in optimizer.param_groups:
+        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if key in group:
+                group[key] = group[key] * factor
+    _scale(schedule, factor)
 
 
 def _scale(scheduler: Any, factor: float) -> None:

@@ -4,9 +4,10 @@ import logging
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.undisturbed import undisturbed
+from iolaus.user_code import failure_line, warn_on_failure
 
 log = logging.getLogger("iolaus")
 
@@ -42,10 +44,13 @@ class Graph(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        inputs = pl_module.example(2)[:-1]  # type: ignore[operator]
         model: nn.Module = pl_module.model  # type: ignore[assignment]
+        with warn_on_failure("graph.svg"):
+            self._draw(model, pl_module.example(2)[:-1], trainer.loggers)  # type: ignore[operator]
+
+    def _draw(self, model: nn.Module, inputs: tuple[torch.Tensor, ...], loggers: Iterable[Any]) -> None:
         draw(model, inputs, Path(self.output_dir), self.depth)
-        for logger in trainer.loggers:
+        for logger in loggers:
             if isinstance(logger, TensorBoard):
                 with _looking(model, "TensorBoard's graph"), _jit_is_scripting():
                     logger.experiment.add_graph(model, inputs, use_strict_trace=False)
@@ -85,6 +90,6 @@ def _looking(model: nn.Module, what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # tracers fail in as many ways as there are networks
-        log.warning("%s: not drawn: %s", what, " ".join(str(error).split())[:200])
+        log.warning("%s: not drawn: %s", what, failure_line(error))
     finally:
         model._compiled_call_impl = compiled

@@ -22,7 +22,7 @@ class Inputs(Look):
 
     | data | logged |
     | --- | --- |
-    | images | figures/inputs: images with the names of their classes |
+    | images | figures/inputs: images with the names of their classes or their amounts, or beside targets that are images too |
     | tables, sentences, users and items, pairs of points | samples/inputs: a table |
     | texts | samples/inputs: windows of it |
     | sounds | samples/inputs_1, ...: sounds, and their transcripts as a table |
@@ -63,8 +63,11 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
     """
     samples = [one_of(batch, k) for k in range(len(batch[-1]))]
     if data.input_kind == "image":
-        return {"inputs": Images(batch[0].float(), [_title(sample, data) for sample in samples])}
-    if data.input_kind == "tokens":
+        images = batch[0].float()
+        if batch[-1].ndim > 2 and batch[-1].shape[-2:] == images.shape[-2:]:
+            return {"inputs": beside_targets(images, batch[-1])}
+        return {"inputs": Images(images, [_title(sample, data) for sample in samples])}
+    if data.input_kind == "tokens" and data.target_kind == "tokens":
         windows = [data.decode(row) for row in batch[0][:WINDOWS].tolist()]
         return {"inputs": Text("\n\n----\n\n".join(windows))}
     if data.input_kind == "audio":
@@ -78,6 +81,30 @@ def inputs(batch: list[torch.Tensor], data: Any) -> dict[str, Exhibit]:
     targets = [target_in_words(sample, data) for sample in samples]
     cells = [[*row.values(), target] for row, target in zip(rows, targets, strict=False)]
     return {"inputs": Table([*rows[0], "target"], cells)}
+
+
+def beside_targets(images: torch.Tensor, targets: torch.Tensor) -> Images:
+    """Each image, and right of it its target, whose values are spread over the range of the images'.
+
+    Shape:
+        images: (B, C, H, W); targets: (B, H, W) classes or numbers, or (B, C', H, W), of which several channels that are no colours are
+            shown by the likeliest.
+    """
+    if targets.ndim == 4 and targets.shape[1] not in (1, 3):
+        targets = targets.argmax(1)
+    targets = targets.reshape(len(targets), -1, *targets.shape[-2:])
+    if not targets.is_floating_point():  # classes in steps of equal size, whatever numbers stand for "ignored"
+        targets = targets.unique(return_inverse=True)[1]
+    targets = targets.float()
+    share = (targets - targets.min()) / (targets.max() - targets.min()).clamp_min(1e-12)
+    low, high = images.min(), images.max()
+    shown = low + share * torch.where(high > low, high - low, 1.0)
+    if 1 not in (images.shape[1], shown.shape[1]) and images.shape[1] != shown.shape[1]:
+        shown = shown.mean(1, keepdim=True)
+    channels = max(images.shape[1], shown.shape[1])
+    pair = [part.expand(-1, channels, -1, -1) for part in (images, shown)]
+    pixels = torch.stack(pair, 1).flatten(0, 1)
+    return Images(pixels, ["", "target"] * len(images))
 
 
 def _title(sample: Sequence[torch.Tensor], data: DataModule) -> str:

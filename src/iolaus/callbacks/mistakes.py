@@ -7,7 +7,7 @@ import torch
 
 from iolaus.board import write
 from iolaus.callbacks.base import ValidationLook
-from iolaus.callbacks.rows import class_name, inputs_in_words, target_in_words
+from iolaus.callbacks.rows import amounts, class_name, inputs_in_words, target_in_words
 from iolaus.data.base import DataModule
 from iolaus.exhibits import Exhibit, Images, Table
 from iolaus.metrics.error_rate import edit_distance
@@ -44,6 +44,8 @@ class Mistakes(ValidationLook):
     def prepare(self, task: Task, data: DataModule) -> None:
         if "val" not in data.datasets:
             self.leave("there is no validation split")
+        elif data.target_kind == "class" and data.samples("val", data.rows["val"][:1].tolist())[0][-1].numel() > 1:
+            self.leave("targets of several classes, such as masks, have no mistakes to list")
         elif data.target_kind not in KINDS:
             self.leave(f"targets of the kind {data.target_kind!r} have no mistakes to list")
 
@@ -76,10 +78,7 @@ class Mistakes(ValidationLook):
         samples = data.samples("val", rows)
         is_class = data.target_kind == "class"
         truth = [target_in_words([part.cpu() for part in sample], data) for sample in samples]
-        taken = [
-            class_name(int(pred), data) if is_class else ", ".join(f"{value:.4g}" for value in pred.tolist())
-            for pred in shown[best]
-        ]
+        taken = [class_name(int(pred), data) if is_class else amounts(pred) for pred in shown[best]]
         how = [f"{score:.1%}" if is_class else f"{score:.4g}" for score in scores[best].tolist()]
         if data.input_kind == "image" and samples:
             titles = [
@@ -120,6 +119,6 @@ def how_wrong(preds: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, 
         preds: (N, C) probabilities with targets (N,), or (N, T) amounts with targets (N, T); results: (N,), and (N,) classes or (N, T).
     """
     if target.is_floating_point():
-        return (preds - target).abs().amax(1), preds
+        return (preds - target).abs().flatten(1).amax(1), preds
     probability, taken = preds.max(1)
     return probability.where(taken != target, 0), taken

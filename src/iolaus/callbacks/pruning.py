@@ -27,24 +27,36 @@ class Pruning(pl.Callback):
         self._reason: str | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and (told := os.environ.get(TRIAL)):
+        if told := os.environ.get(TRIAL):
             self.monitor = self.monitor or json.loads(told)["monitor"]
-            self._trial = _trial(json.loads(told))
+            if trainer.is_global_zero:
+                self._trial = _trial(json.loads(told))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_of_training and trainer.current_epoch > 0:  # whose values of an epoch are logged at its very end
+            self._report(trainer, trainer.current_epoch - 1)
         if self._reason is not None:
             raise Pruned(self._reason)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._is_of_training:
+            self._report(trainer, trainer.current_epoch)
+
+    @property
+    def _is_of_training(self) -> bool:
+        return (self.monitor or "").endswith("/train")
+
+    def _report(self, trainer: pl.Trainer, epoch: int) -> None:
+        """Report the value of an epoch; note where the pruner ends the trial for it."""
         value = trainer.callback_metrics.get(self.monitor or "")
         is_pruned = False
         if self._trial is not None and value is not None and not trainer.sanity_checking:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an epoch that is reported again after a resume
-                self._trial.report(float(value), trainer.current_epoch)
+                self._trial.report(float(value), epoch)
             is_pruned = self._trial.should_prune()
         if trainer.strategy.broadcast(is_pruned):
-            self._reason = f"pruned after epoch {trainer.current_epoch + 1}: {self.monitor} was {float(value or 0):.6g}"
+            self._reason = f"pruned after epoch {epoch + 1}: {self.monitor} was {float(value or 0):.6g}"
 
 
 def _trial(told: dict[str, Any]) -> Any:

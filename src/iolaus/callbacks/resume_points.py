@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
 from iolaus import random_state, ranks
+from iolaus.callbacks.longer_schedule import apply_lengths
 from iolaus.checkpoint import CheckpointFiles, DamagedCheckpoint, in_parts, read_state
 from iolaus.data.base import DataModule
 from iolaus.divergence import diverged, not_finite
@@ -132,6 +133,7 @@ class ResumePoints(pl.Callback):
         if self._state is not None:
             self.seconds_before = self._state["seconds"]
             self._tell_changes(trainer)
+            apply_lengths(trainer, _task(trainer))
             # Whoever asked for the number of steps has made the loader's iterator before the position was restored.
             assert trainer.fit_loop._data_fetcher is not None
             iter(trainer.fit_loop._data_fetcher)

@@ -8,6 +8,7 @@ import torch
 from iolaus.data.base import DataModule
 
 MOST_FEATURES = 8  # of a table's row
+MOST_AMOUNTS = 8  # of a target
 MOST_LETTERS = 200  # of a text in a cell
 MOST_ITEMS = 6  # of a ranking's candidates
 
@@ -23,6 +24,9 @@ def inputs_in_words(inputs: Sequence[torch.Tensor], data: Any) -> dict[str, str]
     match data.input_kind:
         case "table":
             return {f"x{k}": f"{value:.4g}" for k, value in enumerate(first.flatten()[:MOST_FEATURES].tolist(), 1)}
+        case "tokens":
+            decode = getattr(data, "decode", lambda tokens: " ".join(map(str, tokens)))
+            return {"tokens": decode(first.tolist())[:MOST_LETTERS]}
         case "sentence":
             joint = "" if data.source_tokens == "characters" else " "
             return {"source": joint.join(data.source_text(first.tolist()))[:MOST_LETTERS]}
@@ -44,10 +48,10 @@ def target_in_words(sample: Sequence[torch.Tensor], data: Any) -> str:
     """
     target = sample[-1]
     match data.target_kind:
-        case "class":
+        case "class" if target.numel() == 1 or target.ndim == 2:
             return class_name(int(target.argmax() if target.ndim == 2 else target), data)
         case "real":
-            return ", ".join(f"{value:.4g}" for value in target.flatten().tolist())
+            return amounts(target)
         case "sentence":
             return data.decode(target[0].tolist())[:MOST_LETTERS]
         case "transcript":
@@ -57,6 +61,12 @@ def target_in_words(sample: Sequence[torch.Tensor], data: Any) -> str:
         case "click":
             return ", ".join(data.items[item] for item in sample[1][target > 0].tolist())
     return ""
+
+
+def amounts(values: torch.Tensor) -> str:
+    """Numbers in a line, the first of many."""
+    listed = [f"{value:.4g}" for value in values.flatten()[:MOST_AMOUNTS].tolist()]
+    return ", ".join(listed + ["..."] * (values.numel() > MOST_AMOUNTS))
 
 
 def class_name(number: int, data: DataModule) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from iolaus.undisturbed import undisturbed
+from iolaus.user_code import warn_on_failure
 
 log = logging.getLogger("iolaus")
 
@@ -29,11 +30,12 @@ class Summary(pl.Callback):
         self.most_rows = most_rows
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
-        if trainer.is_global_zero:  # the others take part, where they hold parts of the weights
-            file = Path(self.output_dir, "model.txt")
-            file.write_text(text, encoding="utf-8")
-            log.info("%s", self._told(text, file))
+        with warn_on_failure("model.txt"):
+            text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
+            if trainer.is_global_zero:  # the others take part, where they hold parts of the weights
+                file = Path(self.output_dir, "model.txt")
+                file.write_text(text, encoding="utf-8")
+                log.info("%s", self._told(text, file))
 
     def _told(self, text: str, file: Path) -> str:
         """The table without its sizes, or a line where it is long."""

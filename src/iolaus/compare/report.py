@@ -4,7 +4,6 @@ import base64
 import csv
 import html
 import io
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from iolaus.compare.tables import Table, Wanted, counts, tables
 from iolaus.errors import UserError
 from iolaus.files import write
 from iolaus.pages import STYLE, shortened
+from iolaus.strict_json import to_json
 from iolaus.sweep.leaderboard import Leaderboard, Repeats
 from iolaus.sweep.scale import cell
 from iolaus.tables import text_table
@@ -78,7 +78,7 @@ def compare(folders: Sequence[Path], wanted: Wanted, outputs: Outputs, earlier: 
             page = _html(found, folders, notes, picture, outputs.html.parent)
             written.append(_write(outputs.html, page.encode(), "--html"))
     if outputs.json:
-        return json.dumps(_as_json(found, notes), indent=2, allow_nan=False)
+        return to_json(_as_json(found, notes), indent=2, default=str)
     return _terminal(found, folders, notes, written)
 
 
@@ -272,7 +272,7 @@ def _csv(found: Sequence[Table]) -> str:
 
 
 def _as_json(found: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
-    """Everything that the tables hold, with null for numbers that are not finite."""
+    """Everything that the tables hold."""
     listed = [
         {
             "data": table.data,
@@ -300,7 +300,7 @@ def _as_json(found: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
         }
         for table in found
     ]
-    return _finite({"tables": listed, "notes": list(notes)})
+    return {"tables": listed, "notes": list(notes)}
 
 
 def _joined(table: Table, member: Repeats) -> dict[str, Any]:
@@ -313,17 +313,6 @@ def _joined(table: Table, member: Repeats) -> dict[str, Any]:
         "mean": {name: member.mean(name) for name in names},
         "deviation": {name: member.deviation(name) for name in names},
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same for JSON, which knows neither NaN nor infinity, nor dates."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 # the page

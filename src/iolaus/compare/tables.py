@@ -239,7 +239,7 @@ def _number(value: Any) -> float | None:
 
 
 def _keys_of(name: str, runs: Sequence[Run], option: str, several: bool = True) -> list[str]:
-    """The full names of what is meant by a name, its last part or, of several, a pattern; those that differ are meant first."""
+    """Return the full names of what a name, its last part or, of several, a pattern means: those that differ, then the shortest."""
     known = dict.fromkeys(key for run in runs for key in run.values)
     if name in known:
         return [name]
@@ -247,7 +247,8 @@ def _keys_of(name: str, runs: Sequence[Run], option: str, several: bool = True) 
         return found
     ends = [key for key in known if key.rpartition(".")[2] == name]
     told = [key for key in ends if differ([run.values.get(key) for run in runs])]
-    found = told if len(told) == 1 else ends
+    least = min((key.count(".") for key in told or ends), default=0)
+    found = [key for key in told or ends if key.count(".") == least]
     if len(found) == 1:
         return found
     if found:

@@ -16,6 +16,7 @@ from iolaus.data.sniff import Header, check_array, check_arrays
 from iolaus.errors import UserError
 
 BLOCK = 256  # rows of a new file that are read together
+BLUR = 1e-2  # of the targets' deviation, that float32 may round them by
 
 
 class Arrays(DataModule, ABC):
@@ -97,9 +98,18 @@ class Arrays(DataModule, ABC):
             raise UserError(
                 f"data.targets: {self.path}: {self.targets!r} has shape {list(values.shape)}; it must be (N,) or (N, T)"
             )
-        rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
-        self.num_targets = rows.shape[1]
-        return rows
+        values = values.reshape(len(values), -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused with its row later
+            rounded = values.astype(np.float32)
+            blur, spread = np.abs(values - rounded).max(axis=0), values.std(axis=0)
+        if (blurred := (blur > BLUR * spread) & (values.max(axis=0) > values.min(axis=0))).any():
+            column = int(blurred.argmax())
+            raise UserError(
+                f"data.targets: {self.path}: {self.targets!r} is about {values[:, column].mean():.4g} and varies by {spread[column]:.2g}, "
+                "too little for float32; subtract a constant from it"
+            )
+        self.num_targets = rounded.shape[1]
+        return torch.from_numpy(rounded)
 
     def _labels(self, values: np.ndarray) -> torch.Tensor:
         where = f"data.targets: {self.path}: {self.targets!r}"
@@ -136,7 +146,7 @@ class Arrays(DataModule, ABC):
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"input_kind": self.input_kind, "num_targets": self.num_targets}
 
-    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+    def new_items(self, source: Path | str) -> Iterator[Any]:
         """The rows of a file's array of inputs; its targets need not be there."""
         if isinstance(source, str):
             raise UserError(f"predict: give a file with the array {self.inputs!r}; a text is none")
@@ -156,9 +166,11 @@ class Arrays(DataModule, ABC):
         with self.opened(path, self.inputs) as array:
             for start in range(0, shape[0], BLOCK):
                 rows = self.as_inputs(array[start : start + BLOCK])
-                if (row := first_not_finite(rows)) is not None:
-                    raise UserError(f"{path}: row {start + row} of {self.inputs!r} has a value that is NaN or infinite")
-                yield from (apply(rows) if apply is not None else rows)
+                finite = rows.isfinite().flatten(1).all(1).tolist()
+                items = apply(rows) if apply is not None else rows
+                for row, (is_finite, item) in enumerate(zip(finite, items, strict=True), start):
+                    reason = f"{path}: row {row} of {self.inputs!r} has a value that is NaN or infinite"
+                    yield item if is_finite else self.bad_item(UserError(reason))
 
     def state_dict(self) -> dict[str, Any]:
         return {"class_names": self.class_names}

@@ -13,6 +13,7 @@ from iolaus.data.picture import ImageDecoder
 from iolaus.data.sniff import needed
 from iolaus.data.stream_order import Block
 from iolaus.errors import UserError, did_you_mean
+from iolaus.overrides import override_text
 
 Kind = Literal["number", "array", "image", "other"]
 Where = Callable[[int], str]  # names a row of a block, for messages
@@ -56,12 +57,12 @@ def chosen(schema: Any, columns: Sequence[str] | None, drop: Sequence[str], targ
         if kind == "other":
             raise UserError(
                 f"data.path: {path} column {name!r} holds {schema.field(name).type}, neither numbers nor images; leave it out: "
-                f"data.drop=[{name}]"
+                f"{override_text('data.drop', [*drop, name])}"
             )
         if kind != "number" and len(found) > 1:
             raise UserError(
                 f"data.columns: {path} column {name!r} holds an {kind} in each row, which is an input of its own; choose it alone, "
-                f"data.columns=[{name}], or leave it out: data.drop=[{name}]"
+                f"{override_text('data.columns', [name])}, or leave it out: {override_text('data.drop', [*drop, name])}"
             )
     return found
 

@@ -12,10 +12,14 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus import ranks
-from iolaus.augment.transforms import composed
+from iolaus.augment.base import is_spatial
+from iolaus.augment.transforms import apply_to_both, composed
+from iolaus.data.bad_files import BadItem
+from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
-from iolaus.data.order import SCALARS, fold, row_dtype, shares, shuffled, split
+from iolaus.data.order import SCALARS, count_batches, fold, row_dtype, shares, shuffled, split
+from iolaus.data.score_warnings import score_warnings
 from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
 
@@ -51,6 +55,7 @@ class DataModule(pl.LightningDataModule, ABC):
         standardize: whether inputs and real targets are standardised by the training split's mean and deviation.
         num_workers: processes that read data sets outside memory; None: as many as pay, by measuring.
         seed: of splits and order.
+        positive: the class of two that metrics of the positive class are of; None: the rarer one in the training split.
 
     Raises:
         UserError: for data that contradict the facts, labels out of range, numbers that are not finite, more folds than rows.
@@ -81,6 +86,7 @@ class DataModule(pl.LightningDataModule, ABC):
         standardize: bool = True,
         num_workers: int | None = None,
         seed: int = 0,
+        positive: str | float | None = None,
     ):
         super().__init__()
         self.input_kind = input_kind
@@ -88,6 +94,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.target_kind = target_kind
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else None
+        self.positive = positive
         self.class_weights = list(class_weights) if class_weights is not None else None
         self.num_targets = num_targets
         self.vocab_size = vocab_size
@@ -104,7 +111,10 @@ class DataModule(pl.LightningDataModule, ABC):
         self.augmentations: list[Callable[..., Batch]] = []  # of training batches; build adds the chosen ones
         self.datasets: dict[str, Dataset] = {}
         self.rows: dict[str, torch.Tensor] = {}
+        self.keeps_bad_items = False  # whether `new_items` gives a BadItem for what cannot be read, instead of raising
+        self.min_train_rows = 1  # of a process in a training batch; a smaller last batch is joined to the one before
         self.unseen = Unseen()  # categories of the rows that were read since this was taken
+        self.warnings: list[str] = []  # lines on what may make the score mean little, to be read before training
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
         self._fingerprint: dict[str, Any] | None = None
 
@@ -130,6 +140,11 @@ class DataModule(pl.LightningDataModule, ABC):
                 self._cut(name, total)
         self.fit_splits()
         self._check()
+        dataset = self.datasets["train"]
+        if self.input_kind == "table" and isinstance(dataset, TensorDataset) and dataset.tensors[0].ndim == 2:
+            inputs, targets = dataset.tensors
+            rows, columns = self.rows["train"], self.input_columns()
+            self.warnings += score_warnings(inputs, targets, rows, columns, self.target_kind)
 
     def _transformed(self, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
         """The data sets with their images transformed, at once where they are in memory; the shape becomes that of the result."""
@@ -138,14 +153,12 @@ class DataModule(pl.LightningDataModule, ABC):
         try:
             apply = composed(self.transforms, at_random=False)
             done: dict[str, Dataset] = {
-                name: TensorDataset(torch.cat([apply(block) for block in d.tensors[0].split(BLOCK)]), *d.tensors[1:])
-                if isinstance(d, TensorDataset)
-                else Transformed(d, apply)
+                name: _transformed_tensors(d, apply) if isinstance(d, TensorDataset) else Transformed(d, apply)
                 for name, d in datasets.items()
             }
             self.input_shape = tuple(done["train"][0][0].shape)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
         return done
 
     def fit_splits(self) -> None:
@@ -240,6 +253,8 @@ class DataModule(pl.LightningDataModule, ABC):
             dataset = self.datasets[name]
             if name == self._holder(dataset):
                 self._check_targets(name)
+                if self.input_kind == "tokens" and isinstance(dataset, TensorDataset):
+                    check_tokens(dataset.tensors[0], self.vocab_size, name)
             if isinstance(dataset, TensorDataset) and dataset.tensors[0].is_floating_point():
                 for block in rows.split(BLOCK):  # in blocks, so that no mask of the whole is made
                     finite = dataset.tensors[0].index_select(0, block).isfinite().flatten(1).all(1)
@@ -278,10 +293,57 @@ class DataModule(pl.LightningDataModule, ABC):
                 )
 
     def facts(self) -> dict[str, Any]:
-        """What only the file knew and settings may ask for: input_shape, num_classes, class_names, class_weights, vocab_size."""
+        """Facts that settings may ask for and the file may know: shape, classes, weights, positive class, vocabulary's size.
+
+        Raises:
+            UserError: for a positive class that the data do not have.
+        """
         shape = list(self.input_shape) if self.input_shape is not None else None
         names = {"num_classes": self.num_classes, "class_names": self.class_names, "vocab_size": self.vocab_size}
-        return {"input_shape": shape, **names, "class_weights": self.class_weights or self._balancing_weights()}
+        weights = self.class_weights or self._balancing_weights()
+        return {"input_shape": shape, **names, "class_weights": weights, "positive": self._positive_class()}
+
+    def _positive_class(self) -> str | None:
+        """The name of the positive class of two."""
+        classes = (self.num_classes or 0) if self.target_kind == "class" else 0
+        labels = self._targets("train") if classes == 2 else None
+        counts = None if labels is None else torch.bincount(_narrow(labels, self.rows["train"]), minlength=2)
+        return choose_positive_class(
+            self.positive, [str(name) for name in self.class_names or range(classes)][:classes], counts
+        )
+
+    def describe(self) -> list[str]:
+        """Return lines that say how the data were understood: the target, the inputs, the rows of each split."""
+        rows = ", ".join(f"{name} {len(self.rows[name]):,}" for name in SPLITS if name in self.rows)
+        return [*self.describe_target(), *self.describe_inputs(), f"rows: {rows}"]
+
+    def describe_target(self) -> list[str]:
+        """Return lines on the target: classification with the training rows of each class, or regression with the range."""
+        targets = self._targets("train")
+        if self.target_kind == "class" and self.num_classes:
+            names = self.class_names or [str(number) for number in range(self.num_classes)]
+            if targets is not None:
+                labels = _narrow(targets, self.rows["train"])
+                counts = torch.bincount(labels, minlength=self.num_classes).tolist()
+                names = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
+            positive = self._positive_class()
+            ending = f"; positive: {positive}" if positive is not None else ""
+            return [f"target: classification, {self.num_classes} classes (training rows): {listed(names)}{ending}"]
+        if self.target_kind == "real" and targets is not None and targets.ndim == 2 and targets.shape[1] == 1:
+            values = targets.index_select(0, self.rows["train"].to(targets.device))
+            return [f"target: regression, {float(values.min()):g} to {float(values.max()):g} in the training rows"]
+        kind = f"regression, {self.num_targets} numbers" if self.target_kind == "real" else self.target_kind
+        return [f"target: {kind}"]
+
+    def input_columns(self) -> dict[str, slice]:
+        """Return the features that each column of a table becomes, by its name."""
+        assert self.input_shape is not None
+        return {f"feature {number}": slice(number, number + 1) for number in range(self.input_shape[0])}
+
+    def describe_inputs(self) -> list[str]:
+        """Return lines on the inputs: their kind and shape, and what was left out or converted."""
+        shape = " x ".join(map(str, self.input_shape)) if self.input_shape else ""
+        return [f"inputs: {self.input_kind}{f' of {shape}' if shape else ''}"]
 
     def _balancing_weights(self) -> list[float] | None:
         """Rows / (classes * rows of the class): every class then counts the same. None where the labels are not at hand."""
@@ -292,7 +354,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return [round(weight, 6) for weight in (len(self.rows["train"]) / (self.num_classes * counts)).tolist()]
 
     def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Mean and deviation over the training split, float32, of `input` and, where they are real, `target`.
+        """Mean and deviation over the training split, float32, of `input` unless it is tokens, and of a real `target`.
 
         Images have one of each a channel, (C, 1, 1); everything else one a feature. A constant feature has deviation 1.
         """
@@ -304,7 +366,9 @@ class DataModule(pl.LightningDataModule, ABC):
             dataset = TensorDataset(torch.stack([s[0] for s in samples]), targets)
             rows = torch.arange(len(samples))
         inputs, targets = dataset.tensors[0], dataset.tensors[-1]
-        found = {"input": mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")}
+        found = {}
+        if self.input_kind != "tokens":
+            found["input"] = mean_and_deviation(inputs, rows, per_channel=self.input_kind == "image")
         if self.target_kind == "real":
             found["target"] = mean_and_deviation(targets, rows, per_channel=False)
         return found
@@ -312,12 +376,24 @@ class DataModule(pl.LightningDataModule, ABC):
     def new_items(self, source: Path | str) -> Iterator[Any]:
         """What a file, or a text given in its place, holds to predict for: items as the task's `predict` takes them, one by one.
 
+        A subclass gives `bad_item(error)` in the place of a row that cannot be read where the next one can.
+
         Nothing but the settings and what `load_state_dict` brought back is known then: the training data need not be there.
 
         Raises:
             UserError: for a source that is not what these data are made of.
         """
         raise UserError(f"predict: {type(self).__name__} does not read new files")
+
+    def bad_item(self, error: UserError) -> BadItem:
+        """Return what stands in the place of an item that cannot be read.
+
+        Raises:
+            UserError: the error itself, unless bad items are kept.
+        """
+        if not self.keeps_bad_items:
+            raise error
+        return BadItem(str(error))
 
     def row_text(self, row: Any) -> str:
         """A row of values as the text that `new_items` takes in place of a file.
@@ -351,7 +427,15 @@ class DataModule(pl.LightningDataModule, ABC):
             here = self.datasets[name]
             there = resident(here, self.trainer.strategy.root_device)
             self.datasets = {n: there if d is here else d for n, d in self.datasets.items()}
-        return make_loader(self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start, self.share)
+        min_rows = self.min_train_rows if name == "train" else 1
+        return make_loader(
+            self.datasets[name], self.rows[name], batch_size, key, self.num_workers, start, self.share, min_rows
+        )
+
+    @property
+    def num_train_batches(self) -> int:
+        """Batches of an epoch, the same for each process."""
+        return count_batches(len(self.rows["train"]), self.batch_size, self.share[1], self.min_train_rows)
 
     @property
     def share(self) -> Share:
@@ -380,7 +464,7 @@ class DataModule(pl.LightningDataModule, ABC):
         """The rows of a split in the order in which this process' validation or test goes through them."""
         lengths, size = getattr(self.datasets[split], "lengths", None), self._eval_batch_size(split)
         rank, world = _share()
-        rows = in_order(self.rows[split], (), 0, size * world, lengths)
+        rows = in_order(self.rows[split], (), size * world, lengths)
         return torch.cat(list(shares(rows, size, rank, world)))
 
     @contextmanager
@@ -425,15 +509,29 @@ class DataModule(pl.LightningDataModule, ABC):
         return self.val_dataloader() if split == "val" else self.test_dataloader()
 
 
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """Return names as one text, the first of them where there are many."""
+    return ", ".join(names[:limit]) + (f", and {len(names) - limit:,} more" if len(names) > limit else "")
+
+
 def _share() -> Share:
     """This process among those that train together, and their number."""
     return ranks.rank(), ranks.count()
 
 
-class Transformed(Dataset):
-    """A data set outside memory whose images are transformed when they are asked for."""
+def _transformed_tensors(dataset: TensorDataset, apply: Callable[..., Any]) -> TensorDataset:
+    images, *others = dataset.tensors
+    if not is_spatial(others[-1], images):
+        return TensorDataset(torch.cat([apply(block) for block in images.split(BLOCK)]), *others)
+    pairs = [apply_to_both(apply, *pair) for pair in zip(images.split(BLOCK), others[-1].split(BLOCK), strict=True)]
+    moved, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return TensorDataset(moved, *others[:-1], targets)
 
-    def __init__(self, dataset: Dataset, apply: Callable[[torch.Tensor], torch.Tensor]):
+
+class Transformed(Dataset):
+    """A data set outside memory whose images are transformed when they are asked for, and with them targets that are images."""
+
+    def __init__(self, dataset: Dataset, apply: Callable[..., Any]):
         self.dataset = dataset
         self.apply = apply
         self.targets = getattr(dataset, "targets", None)
@@ -443,6 +541,8 @@ class Transformed(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
         image, target = self.dataset[index]
+        if isinstance(target, torch.Tensor) and is_spatial(target[None], image[None]):
+            return apply_to_both(self.apply, image, target)
         return self.apply(image), target
 
     def fingerprint(self) -> str:

@@ -336,7 +336,7 @@ class Clicks(DataModule):
                 )
         return torch.tensor([self._numbers[name] for name in users], dtype=torch.int64)
 
-    def new_items(self, source: Path | str) -> Iterator[str]:
+    def new_items(self, source: Path | str) -> Iterator[Any]:
         """Names of users: a line each of a file, or between commas of a text."""
         if isinstance(source, str):
             lines = source.split(",")
@@ -349,8 +349,12 @@ class Clicks(DataModule):
         if not names:
             raise UserError(f"predict: {source!s} names no user; write a user a line, or several between commas")
         for number, name in names:
-            self.numbers([name], f"{source} line {number}: " if isinstance(source, Path) else "")
-            yield name
+            try:
+                self.numbers([name], f"{source} line {number}: " if isinstance(source, Path) else "")
+            except UserError as error:
+                yield self.bad_item(error)
+            else:
+                yield name
 
     def state_dict(self) -> dict[str, Any]:
         clicked = {"items": self.clicked.values, "offsets": self.clicked.offsets}

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from iolaus.data.distances import PointPairs, distance
-from iolaus.data.sniff import delimiter
+from iolaus.data.file_format import delimiter
 from iolaus.errors import UserError
 
 TOLERANCE = 1e-4  # relative: entries that mirror each other may be rounded differently

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
-from iolaus.data.sniff import delimiter
+from iolaus.data.file_format import delimiter
 from iolaus.errors import UserError, did_you_mean
 
 EARTH_KM = 6371.0  # mean radius
@@ -98,7 +98,7 @@ class PointPairs(DataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.point_names, self.unit = state_dict["point_names"], state_dict["unit"]
 
-    def new_items(self, source: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
+    def new_items(self, source: Path | str) -> Iterator[Any]:
         """Names of new points and their distances (N,) to all points of the map.
 
         A file has the names of those points in its first row and the new points' in its first column; a text is one row of such a file.
@@ -119,8 +119,14 @@ class PointPairs(DataModule, ABC):
                     )
             positions = [header.index(name, 1) for name in self.point_names]
             for cells in rows:
-                if any(cell.strip() for cell in cells):
-                    yield self._item(cells, positions, f"{source} line {rows.line_num}")
+                if not any(cell.strip() for cell in cells):
+                    continue
+                try:
+                    item = self._item(cells, positions, f"{source} line {rows.line_num}")
+                except UserError as error:
+                    yield self.bad_item(error)
+                else:
+                    yield item
 
     def _item(self, cells: list[str], positions: list[int], where: str) -> tuple[str, torch.Tensor]:
         if len(cells) <= max(positions):

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from iolaus.data.bad_files import list_left_out, refuse_empty_classes, unreadable_rows
 from iolaus.data.base import DataModule
 from iolaus.data.folders import find_split_folders, subfolders, visible_files
 from iolaus.data.picture import EXTENSIONS, ImageDecoder, new_images
@@ -54,6 +55,7 @@ class ImageFolder(DataModule):
         value_range: what is black and white in images of more than 8 bits; see ImageDecoder.
         background: grey level behind transparent pixels, from 0 to 255.
         in_memory: decode all images once and keep them; None: when they take less than a GiB.
+        bad_files: whether a file that cannot be read is an error, or is left out with a warning (skip), for which all are read first.
         base: the settings that every data set has; see DataModule.
 
     Raises:
@@ -70,12 +72,14 @@ class ImageFolder(DataModule):
         value_range: Sequence[float] | None = None,
         background: int = 255,
         in_memory: bool | None = None,
+        bad_files: Literal["error", "skip"] = "error",
         **base: Any,
     ):
         super().__init__(**base)
         self.path = Path(path)
         self.decoder = ImageDecoder((size[0], size[1]), channels, value_range, background)
         self.in_memory = in_memory
+        self.bad_files: str = bad_files
 
     def load(self) -> dict[str, Dataset]:
         if not self.path.is_dir():
@@ -90,6 +94,8 @@ class ImageFolder(DataModule):
             )
         self.class_names, self.num_classes = names, len(names)
         images = {split: self._images(split, folder, names) for split, folder in folders.items()}
+        if self.bad_files == "skip":
+            images = {split: self._without_unreadable(split, found) for split, found in images.items()}
         pixels = sum(len(i) for i in images.values()) * math.prod(self.decoder.shape)
         if self.in_memory or (self.in_memory is None and pixels < IN_MEMORY_BYTES):
             return {
@@ -122,3 +128,14 @@ class ImageFolder(DataModule):
             files += found
             targets += [label] * len(found)
         return Images(files, targets, self.decoder)
+
+    def _without_unreadable(self, split: str, images: Images) -> Images:
+        """Leave out what cannot be read, before splits are cut, so that these depend on the readable files alone."""
+        reasons = unreadable_rows(images)
+        self.warnings += list_left_out(list(reasons.values()), len(images), "images")
+        stay = [row for row in range(len(images)) if row not in reasons]
+        images.files, images.targets = [images.files[row] for row in stay], images.targets[stay]
+        if split == "train" and self.class_names is not None:
+            counts = torch.bincount(images.targets, minlength=len(self.class_names)).tolist()
+            refuse_empty_classes(dict(zip(self.class_names, counts, strict=True)), self.path)
+        return images

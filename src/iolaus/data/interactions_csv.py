@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from iolaus.data.clicks import Clicks
-from iolaus.data.sniff import delimiter, header
+from iolaus.data.file_format import delimiter
+from iolaus.data.sniff import header
 from iolaus.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from iolaus import random_state, ranks
 from iolaus.data.memory import moved_to, parts, take
-from iolaus.data.order import bucketed, shares, shuffled
+from iolaus.data.order import bucketed, count_batches, shares, shuffled
 from iolaus.errors import UserError
 from iolaus.functional.keys import mix
 
@@ -39,6 +39,7 @@ class TensorLoader:
         key: what the order depends on; None keeps the rows' own order.
         start: the first batch.
         share: of each batch of all processes, (rank, world); its `batch_size` samples are this one's.
+        min_rows: see `count_batches`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TensorLoader:
         key: Key | None = None,
         start: Start = int,
         share: Share = ALONE,
+        min_rows: int = 1,
     ):
         self.dataset = dataset
         self.rows = rows
@@ -56,28 +58,27 @@ class TensorLoader:
         self.key = key
         self.start = start
         self.share = share
+        self.min_rows = min_rows
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // (self.batch_size * self.share[1]))
+        return count_batches(len(self.rows), self.batch_size, self.share[1], self.min_rows)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         held = parts(self.dataset)
         assert held is not None
         key = self.key() if self.key else ()
         of_all = self.batch_size * self.share[1]
-        rows = in_order(self.rows, key, self.start(), of_all, getattr(self.dataset, "lengths", None))
-        for batch in shares(rows.to(held[0].device), self.batch_size, *self.share):
+        rows = in_order(self.rows, key, of_all, getattr(self.dataset, "lengths", None))
+        for batch in shares(rows.to(held[0].device), self.batch_size, *self.share, self.min_rows, self.start()):
             yield take(self.dataset, batch)
 
 
-def in_order(
-    rows: torch.Tensor, key: tuple[int, ...], start: int, batch_size: int, lengths: torch.Tensor | None
-) -> torch.Tensor:
-    """The rows in the order that a key gives, their own without one, from a batch on; where they have lengths, like ones together."""
+def in_order(rows: torch.Tensor, key: tuple[int, ...], batch_size: int, lengths: torch.Tensor | None) -> torch.Tensor:
+    """The rows in the order that a key gives, their own without one; where they have lengths, like ones together."""
     ordered = shuffled(rows, *key) if key else rows
     if lengths is not None:
         ordered = bucketed(ordered, lengths.cpu(), batch_size, *key)
-    return ordered[start * batch_size :]
+    return ordered
 
 
 class KeyedRows(list[int]):
@@ -97,6 +98,7 @@ class KeyedBatches:
         start: Start = int,
         lengths: torch.Tensor | None = None,
         share: Share = ALONE,
+        min_rows: int = 1,
     ):
         self.rows = rows
         self.batch_size = batch_size
@@ -104,18 +106,19 @@ class KeyedBatches:
         self.start = start
         self.lengths = lengths
         self.share = share
+        self.min_rows = min_rows
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // (self.batch_size * self.share[1]))
+        return count_batches(len(self.rows), self.batch_size, self.share[1], self.min_rows)
 
     def __iter__(self) -> Iterator[KeyedRows]:
         # The key is read here and not in the generator: workers prefetch before the epoch's first batch is asked for.
         key, start = self.key() if self.key is not None else (), self.start()
-        rows = in_order(self.rows, key, start, self.batch_size * self.share[1], self.lengths)
+        rows = in_order(self.rows, key, self.batch_size * self.share[1], self.lengths)
         return self._batches(rows, key, start)
 
     def _batches(self, rows: torch.Tensor, key: tuple[int, ...], start: int) -> Iterator[KeyedRows]:
-        for number, batch in enumerate(shares(rows, self.batch_size, *self.share), start):
+        for number, batch in enumerate(shares(rows, self.batch_size, *self.share, self.min_rows, start), start):
             keyed = KeyedRows(batch.tolist())
             keyed.key = mix(*key, number, *_own(self.share))
             yield keyed
@@ -199,6 +202,7 @@ def make_loader(
     num_workers: int | None,
     start: Start = int,
     share: Share = ALONE,
+    min_rows: int = 1,
 ) -> TensorLoader | DataLoader:
     """The loader that suits the data set: slices for tensors in memory, torch's DataLoader for everything else.
 
@@ -210,13 +214,14 @@ def make_loader(
         num_workers: processes that read what is not in memory; None: as many as pay, by the time that reading takes.
         start: the first batch of an epoch.
         share: see TensorLoader.
+        min_rows: see `count_batches`.
     """
     if parts(dataset) is not None:
-        return TensorLoader(dataset, rows, batch_size, key, start, share)
+        return TensorLoader(dataset, rows, batch_size, key, start, share, min_rows)
     workers = paying_workers(dataset, rows, batch_size) if num_workers is None else num_workers
     return DataLoader(
         KeyedItems(dataset),
-        batch_sampler=KeyedBatches(rows, batch_size, key, start, getattr(dataset, "lengths", None), share),
+        batch_sampler=KeyedBatches(rows, batch_size, key, start, getattr(dataset, "lengths", None), share, min_rows),
         collate_fn=getattr(dataset, "collate", None),
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -239,7 +244,7 @@ def reading_told() -> Iterator[None]:
             raise UserError(text.strip().splitlines()[-1].partition("UserError: ")[2]) from None
         raise
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker" in str(error) and "Original Traceback" not in str(error):
             raise UserError(
                 f"data.num_workers: a process that reads data was killed: {str(error).splitlines()[0]}; "
                 "it may have run out of memory: set fewer, or 0 to read in the training process"

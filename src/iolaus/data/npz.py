@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.arrays import Arrays
-from iolaus.data.sniff import Header, file_format, npz_headers
+from iolaus.data.file_format import file_format
+from iolaus.data.sniff import Header, npz_headers
 from iolaus.errors import UserError
 
 

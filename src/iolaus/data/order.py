@@ -48,7 +48,24 @@ def bucketed(rows: torch.Tensor, lengths: torch.Tensor, batch_size: int, *key: i
     return torch.cat([batches.flatten(), ordered[full * batch_size :]])
 
 
-def shares(rows: torch.Tensor, batch_size: int, rank: int, world: int) -> Iterator[torch.Tensor]:
+def count_batches(rows: int, batch_size: int, world: int = 1, min_rows: int = 1) -> int:
+    """Return the number of batches of an epoch, the same for each process.
+
+    Args:
+        rows: of the epoch.
+        batch_size: rows of a process.
+        world: number of processes.
+        min_rows: a last batch that gives a process fewer rows is joined to the batch before it, where there is one.
+    """
+    full, rest = divmod(rows, batch_size * world)
+    if full and rest > 0 and max(rest // world, 1) < min_rows:
+        return full
+    return full + (rest > 0)
+
+
+def shares(
+    rows: torch.Tensor, batch_size: int, rank: int, world: int, min_rows: int = 1, start: int = 0
+) -> Iterator[torch.Tensor]:
     """The rows that one of several processes takes of each batch of all: every `world`-th, so that no row comes twice and none is left.
 
     Of a last batch that has fewer rows than there are processes, those that go without get its first row, which they must not count: each
@@ -59,8 +76,12 @@ def shares(rows: torch.Tensor, batch_size: int, rank: int, world: int) -> Iterat
         batch_size: rows of a process.
         rank: of the process.
         world: how many processes there are.
+        min_rows: see `count_batches`.
+        start: the first batch.
     """
-    for batch in rows.split(batch_size * world):
+    size, count = batch_size * world, count_batches(len(rows), batch_size, world, min_rows)
+    for number in range(start, count):
+        batch = rows[number * size : (number + 1) * size if number < count - 1 else len(rows)]
         yield batch if world == 1 else batch[rank::world] if rank < len(batch) else batch[:1]
 
 

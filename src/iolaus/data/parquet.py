@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from iolaus.data.csv_table import Table
-from iolaus.data.sniff import file_format, needed, parquet_columns
+from iolaus.data.file_format import file_format
+from iolaus.data.sniff import needed, parquet_columns
+from iolaus.data.table import Table
 from iolaus.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ class ParquetTable(Table):
             if is_used or column.name == self.target:
                 raise UserError(
                     f"data.path: {path} column {column.name!r} holds {kind}, neither numbers nor texts; leave it out: "
-                    f"data.drop=[{column.name}]"
+                    f"{self._dropping(str(column.name))}"
                 )
             return column.isna().map(lambda _: "")
-        return column.astype(object).where(column.notna(), "").map(lambda value: str(value).strip())
+        return column.astype(object).where(column.notna(), None).map(self._cell_text).astype(str)
+
+    def _cell_text(self, value: Any) -> str:
+        """A value as text; empty for none, not a number, and the texts of `na`."""
+        text = "" if value is None or value != value else str(value).strip()
+        return "" if text in self.na else text

@@ -9,7 +9,8 @@ import torch
 
 from iolaus.data.arrow_rows import ArrowRows, chosen, count_labels
 from iolaus.data.arrow_stream import ArrowStream
-from iolaus.data.sniff import file_format, needed, parquet_columns
+from iolaus.data.file_format import file_format
+from iolaus.data.sniff import needed, parquet_columns
 from iolaus.data.stream_order import Block
 from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard
 from iolaus.errors import UserError, did_you_mean

@@ -48,7 +48,7 @@ class ScikitLearn(DataModule):
         targets = torch.as_tensor(bunch.target, dtype=torch.float32).reshape(len(inputs), -1)
         return {"train": TensorDataset(inputs, targets)}
 
-    def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
+    def new_items(self, source: Path | str) -> Iterator[Any]:
         """Rows of as many numbers as an input has: a text file of them, with or without a line of names, or one row as a text.
 
         Images may also be image files, or folders of them: they become grey images of the data set's size and brightness; nothing is
@@ -62,12 +62,17 @@ class ScikitLearn(DataModule):
             return
         count = math.prod(self._item_shape)
         if isinstance(source, str):
-            yield from (
-                torch.tensor(row).reshape(self._item_shape) for row in numbers(source.splitlines(), count, "the text")
-            )
+            yield from self._shaped(numbers(source.splitlines(), count, "the text"))
             return
         with source.open(encoding="utf-8-sig", errors="replace") as file:  # line by line: it may be larger than memory
-            yield from (torch.tensor(row).reshape(self._item_shape) for row in numbers(file, count, str(source)))
+            yield from self._shaped(numbers(file, count, str(source)))
+
+    def _shaped(self, rows: Iterable[list[float] | UserError]) -> Iterator[Any]:
+        for row in rows:
+            if isinstance(row, UserError):
+                yield self.bad_item(row)
+            else:
+                yield torch.tensor(row).reshape(self._item_shape or ())
 
     def state_dict(self) -> dict[str, Any]:
         return {"class_names": self.class_names}
@@ -76,11 +81,14 @@ class ScikitLearn(DataModule):
         self.class_names = state_dict["class_names"]
 
 
-def numbers(lines: Iterable[str], count: int, where: str) -> Iterator[list[float]]:
+def numbers(lines: Iterable[str], count: int, where: str) -> Iterator[list[float] | UserError]:
     """Lines of so many numbers, with commas, semicolons or spaces between them; a first line of names is passed over.
 
+    Yields:
+        the numbers; an error that names the line, for another number of numbers, or what is none.
+
     Raises:
-        UserError: naming the line, for another number of numbers, or what is none.
+        UserError: where there is no line.
     """
     found = 0
     for number, line in enumerate(lines, 1):
@@ -88,12 +96,13 @@ def numbers(lines: Iterable[str], count: int, where: str) -> Iterator[list[float
         values = [_number(cell) for cell in cells]
         if cells == [""] or (number == 1 and all(value is None for value in values)):
             continue
-        if len(cells) != count:
-            raise UserError(f"{where} line {number}: has {len(cells)} values; an input is {count} numbers")
-        if None in values:
-            raise UserError(f"{where} line {number}: {cells[values.index(None)]!r} is not a number")
         found += 1
-        yield [value for value in values if value is not None]
+        if len(cells) != count:
+            yield UserError(f"{where} line {number}: has {len(cells)} values; an input is {count} numbers")
+        elif None in values:
+            yield UserError(f"{where} line {number}: {cells[values.index(None)]!r} is not a number")
+        else:
+            yield [value for value in values if value is not None]
     if not found:
         raise UserError(f"{where}: holds no row of {count} numbers")
 

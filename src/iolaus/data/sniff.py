@@ -5,29 +5,36 @@ import glob
 import importlib
 import itertools
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+from iolaus.data.cells import AmbiguousNumbers, is_amount
+from iolaus.data.columns import classify, refuse_ambiguous, refuse_dates
+from iolaus.data.file_format import SEPARATORS, delimiter, file_format, refuse_other_formats
 from iolaus.data.folders import find_split_folders, visible_files
+from iolaus.data.text_table import TextTable
 from iolaus.errors import UserError, did_you_mean
+from iolaus.overrides import override_text
 
-ROWS = 10_000  # rows that are looked at
-SEPARATORS = {"tab": "\t", "semicolon": ";", "comma": ",", "pipe": "|", "space": " ", "\\t": "\t"}
-MOST_CLASSES = 20  # more different whole numbers than these are amounts, not labels
 SETTINGS = (
     "path",
     "target",
     "separator",
+    "header",
+    "skip_lines",
+    "na",
+    "keep_default_na",
+    "decimal",
+    "thousands",
+    "encoding",
     "inputs",
     "targets",
     "columns",
     "drop",
     "num_streams",
 )  # which say where targets are
-FIRST_BYTES = {b"PK\x03\x04": "npz", b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet"}
-USER_BLOCKS = (0, 512, 1024, 2048)  # where HDF5 may begin
 
 Kind = Literal["class", "real"]
 
@@ -53,7 +60,10 @@ def told_by_file(data: Mapping[str, Any]) -> dict[str, str]:
     if "num_streams" in data:
         return _told_by_shards(data)
     if "targets" not in data:
-        return {"target_kind": sniff_target_kind(path, data.get("target"), data.get("separator") or ",")}
+        path = _existing(path)
+        table = path if "separator" not in data else text_table(path, data)
+        settings = {key: data.get(key) for key in ("target", "decimal", "thousands")}
+        return {"target_kind": sniff_target_kind(table, **settings, na=data.get("na") or ())}
     path = _existing(path)
     if (form := file_format(path)) not in ("npz", "hdf5"):
         raise UserError(f"data.path: {path} is neither an npz file nor HDF5, nor the whole beginning of one")
@@ -64,6 +74,14 @@ def told_by_file(data: Mapping[str, Any]) -> dict[str, str]:
     return {"target_kind": "real" if found[targets].dtype.kind == "f" else "class", "input_kind": input_kind}
 
 
+def text_table(path: str, data: Mapping[str, Any]) -> TextTable:
+    """Return the table of text that the settings of a data set describe, with their defaults where they are absent."""
+    given = {
+        key: data[key] for key in ("separator", "header", "keep_default_na", "encoding") if data.get(key) is not None
+    }
+    return TextTable(path, **given, skip_lines=tuple(data.get("skip_lines") or ()), na=tuple(data.get("na") or ()))
+
+
 def _told_by_shards(data: Mapping[str, Any]) -> dict[str, str]:
     """Of the first of several Parquet files."""
     path = data.get("path")
@@ -72,7 +90,7 @@ def _told_by_shards(data: Mapping[str, Any]) -> dict[str, str]:
     file = str(shard_files(inside.get("train", path), endings, "data.path")[0])
     if file_format(file) != "parquet":
         raise UserError(f"data.path: {file} is not a Parquet file, by its first bytes")
-    kind = sniff_target_kind(file, data.get("target"), ",")
+    kind = sniff_target_kind(file, data.get("target"))
     others = {str(name) for name in (data.get("target"), *(data.get("drop") or []))}
     names = [str(name) for name in data.get("columns") or parquet_columns(file) if str(name) not in others]
     schema = needed("pyarrow.parquet", "parquet_stream").read_schema(file)
@@ -115,36 +133,50 @@ def shard_files(path: Any, endings: Iterable[str], key: str) -> list[Path]:
     return found
 
 
-def sniff_target_kind(path: str | None, target: str | None, separator: str) -> Kind:
-    """Whether the target column of a table holds labels or amounts.
+def sniff_target_kind(
+    table: TextTable | str,
+    target: str | None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    na: Sequence[str] = (),
+) -> Kind:
+    """Return whether the target column of a table holds labels or amounts, by the rules that load it.
 
-    Text is labels; so are at most 20 different whole numbers, each on two rows on average at least. Other numbers are
-    amounts.
+    Text is labels; so are at most 20 different whole numbers, each on two rows on average at least. Other numbers, and those
+    with a sign of percent or of a currency, are amounts.
 
     Args:
-        path: the file, of text or Parquet.
+        table: a file of text, or the path of a Parquet file.
         target: the column to predict.
-        separator: what stands between two cells.
+        decimal: the decimal sign of its numbers; None: as the cells show.
+        thousands: the separator of thousands; None: as the cells show.
+        na: texts of a Parquet file that mean an empty cell.
 
     Raises:
-        UserError: when the file or the column is not there, or no row is.
+        UserError: when the column is not there, has no value, or holds numbers among which are texts, or dates.
     """
-    path = _existing(path)
-    is_parquet = file_format(path) == "parquet"
-    columns = parquet_columns(path) if is_parquet else header(path, separator)
-    target = None if target is None else str(target)  # names such as 3 arrive as numbers
+    path = table.path if isinstance(table, TextTable) else table
+    columns = table.names if isinstance(table, TextTable) else parquet_columns(table)
     if target is None:
         raise UserError(f"data.target: must name the column to predict; {path} has {', '.join(columns)}")
+    target = str(target)  # names such as 3 arrive as numbers
     if target not in columns:
-        raise UserError(
-            f"data.target: {path} has no column {target!r}{did_you_mean(target, columns)}  (it has: {', '.join(columns)})"
-        )
-    cells = (
-        _parquet_cells(path, target) if is_parquet else _text_cells(path, columns.index(target), delimiter(separator))
-    )
+        raise unknown_column(table, "data.target", target, columns)
+    if isinstance(table, TextTable):
+        cells, place = table.column(target), f"{path} line"
+    else:
+        cells, place = _parquet_cells(path, target, na), f"{path} row"
     if not cells:
         raise UserError(f"data.path: {path} has no rows with a value in column {target!r}")
-    return _kind(cells)
+    return _kind(cells, f"data.target: {place}", target, decimal, thousands)
+
+
+def unknown_column(table: TextTable | str, setting: str, name: str, columns: Sequence[str]) -> UserError:
+    """Return the refusal of a column that a table does not have."""
+    path = table.path if isinstance(table, TextTable) else table
+    line = table.line_with(name) if isinstance(table, TextTable) else None
+    hint = f"; line {line} has it: {override_text('data.header', line)}" if line else did_you_mean(name, columns)
+    return UserError(f"{setting}: {path} has no column {name!r}{hint}  (it has: {', '.join(columns)})")
 
 
 def _existing(path: str | None) -> str:
@@ -154,33 +186,36 @@ def _existing(path: str | None) -> str:
     return path
 
 
-def _text_cells(path: str, position: int, separator: str) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = itertools.islice(csv.reader(file, delimiter=separator), 1, ROWS)
-        return [row[position].strip() for row in rows if len(row) > position and row[position].strip()]
-
-
-def _kind(cells: list[str]) -> Kind:
+def _kind(cells: Sequence[tuple[int, str]], place: str, name: str, decimal: str | None, thousands: str | None) -> Kind:
+    """The kind of a target, from the number of each row and its cell."""
+    values = [cell for _, cell in cells]
     try:
-        numbers = {float(cell) for cell in cells}
-    except ValueError:
-        return "class"
-    whole = all(number.is_integer() for number in numbers)
-    return "class" if whole and len(numbers) <= MOST_CLASSES and 2 * len(numbers) <= len(cells) else "real"
-
-
-def delimiter(separator: str) -> str:
-    r"""The character between two cells: itself, or its name (tab, semicolon, comma, pipe, space), or \t.
-
-    Raises:
-        UserError: for anything else.
-    """
-    found = SEPARATORS.get(str(separator), str(separator))
-    if len(found) != 1:
+        found = classify(values, decimal, thousands)
+    except AmbiguousNumbers as error:
+        raise refuse_ambiguous(error, f"{place} {_row(cells, error.cell)}, column {name!r}") from None
+    where = f"{place} {_row(cells, found.odd)}, column {name!r}" if found.odd else ""
+    if found.kind == "date":
+        raise refuse_dates(found.odd, where)
+    if found.kind == "mixed" and found.notation is not None:
         raise UserError(
-            f"data.separator: must be one character or one of {', '.join(SEPARATORS)}; received {separator!r}"
+            f"{where}: {found.odd!r} is not a number, and most others are; if it means an empty cell, set "
+            f"{override_text('data.na', [found.odd])}, and for labels task=classification"
         )
-    return found
+    if found.kind == "mixed":
+        raise UserError(
+            f"{where}: {found.odd!r} is like a number and is none, as {len(set(values)):,} different texts are; write numbers alone, or "
+            "for labels set task=classification"
+        )
+    if found.notation is None:
+        return "class"
+    if found.notation.affix:
+        return "real"  # money and shares are amounts, however few
+    numbers = {cell: found.notation.parse(cell) for cell in set(values)}
+    return "real" if is_amount([numbers[cell] or 0.0 for cell in values]) else "class"
+
+
+def _row(cells: Sequence[tuple[int, str]], cell: str) -> int:
+    return next(number for number, other in cells if other == cell)
 
 
 def header(path: str, separator: str) -> list[str]:
@@ -190,12 +225,8 @@ def header(path: str, separator: str) -> list[str]:
         UserError: when the file is empty, a name stands twice, or another separator is meant.
     """
     separator = delimiter(separator)
-    if (form := file_format(path)) is not None:
-        raise UserError(f"data.path: {path} is no text, by its first bytes; take data={form}")
+    refuse_other_formats(path)
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        if "\0" in file.read(1024):
-            raise UserError(f"data.path: {path} is no text, by its first bytes; save the table as CSV, in UTF-8")
-        file.seek(0)
         columns = next(csv.reader(file, delimiter=separator), [])
     if not columns:
         raise UserError(f"data.path: {path} is empty")
@@ -206,27 +237,6 @@ def header(path: str, separator: str) -> list[str]:
     if len(names) == 1 and others:
         raise UserError(f"data.separator: {path} has one column, {names[0]!r}; set data.separator={others[0]}")
     return names
-
-
-def file_format(path: str) -> str | None:
-    """npz, hdf5 or parquet by a file's first bytes; None for any other."""
-    with open(path, "rb") as file:
-        for start in USER_BLOCKS:
-            file.seek(start)
-            found = file.read(8)
-            for mark, form in FIRST_BYTES.items():
-                if found.startswith(mark) and (start == 0 or form == "hdf5"):
-                    return form if form != "npz" or _holds_arrays(path) else None
-    return None
-
-
-def _holds_arrays(path: str) -> bool:
-    """Whether a zip file is one of numpy's, and not a spreadsheet; one that is cut off is taken for the former."""
-    try:
-        with zipfile.ZipFile(path) as parts:
-            return all(name.endswith(".npy") for name in parts.namelist())
-    except zipfile.BadZipFile:
-        return True
 
 
 def needed(package: str, option: str) -> ModuleType:
@@ -260,18 +270,17 @@ def parquet_columns(path: str) -> list[str]:
     return [str(name) for name in schema.names]
 
 
-def _parquet_cells(path: str, target: str) -> list[str]:
-    """The values of a column's first rows as text."""
+def _parquet_cells(path: str, target: str, na: Sequence[str]) -> list[tuple[int, str]]:
+    """Return the row and the text of each value in a column."""
     parquet, pyarrow = needed("pyarrow.parquet", "parquet"), needed("pyarrow", "parquet")
     try:
-        with parquet.ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=ROWS, columns=[target])
-            values = next(batches).column(0).to_pylist() if file.metadata.num_rows else []
+        values = parquet.read_table(path, columns=[target]).column(0).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(
             f"data.path: {path} cannot be read as a Parquet file: {' '.join(str(error).split())[:200]}"
         ) from None
-    return [str(value) for value in values if value is not None and value == value]
+    cells = [(row, str(value).strip()) for row, value in enumerate(values) if value is not None and value == value]
+    return [(row, cell) for row, cell in cells if cell and cell not in na]
 
 
 def npz_headers(path: str) -> dict[str, Header]:

@@ -4,15 +4,17 @@ import csv
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from iolaus.data.bad_files import list_left_out
 from iolaus.data.clips import Clips, Sounds, ratio, read_wav, wav_size
+from iolaus.data.file_format import delimiter
 from iolaus.data.memory import Ragged
-from iolaus.data.sniff import delimiter, header
+from iolaus.data.sniff import header
 from iolaus.errors import ConfigError, UserError, did_you_mean
 
 log = logging.getLogger("iolaus")
@@ -81,6 +83,8 @@ class SpeechFolder(Sounds):
         text_column: name of the column of transcripts.
         separator: what stands between two cells: a character, or tab, semicolon, comma, pipe, space.
         in_memory: read all files once and keep them; None: when they take less than a GiB.
+        bad_files: whether a file that is missing or cannot be read is an error, or is left out with a warning (skip), for which all are
+            read first.
         base: the settings that every data set of sounds has; see Sounds.
 
     Raises:
@@ -98,9 +102,11 @@ class SpeechFolder(Sounds):
         text_column: str = "text",
         separator: str = ",",
         in_memory: bool | None = None,
+        bad_files: Literal["error", "skip"] = "error",
         **base: Any,
     ):
         super().__init__(rate_hz=rate_hz, **base)
+        self.bad_files: str = bad_files
         self.path = Path(path)
         self.tables = {"train": Path(transcripts) if transcripts is not None else self.path / "transcripts.csv"}
         if test_transcripts is not None:
@@ -143,6 +149,7 @@ class SpeechFolder(Sounds):
                 raise UserError(f"{key}: {table} has no column {name!r}{hint}  (it has: {', '.join(names)})")
         places = [names.index(name) for name in wanted.values()]
         found, self.lines[split] = [], []
+        left_out: list[str] = []
         try:
             with table.open(newline="", encoding="utf-8-sig") as opened:
                 reader = csv.reader(opened, delimiter=delimiter(self.separator))
@@ -151,15 +158,31 @@ class SpeechFolder(Sounds):
                     if not any(cell.strip() for cell in cells):
                         continue
                     name, text = (" ".join(cells[i].split()) if i < len(cells) else "" for i in places)
+                    if self.bad_files == "skip" and name and (reason := self._unreadable(name)):
+                        left_out.append(f"{table} line {reader.line_num}: {reason}")
+                        continue
                     if problem := self._wrong(name, text, cells, len(names)):
                         problems.append(f"{setting}: {table} line {reader.line_num}: {problem}")
                     found.append((self.path / name, text))
                     self.lines[split].append(reader.line_num)
         except UnicodeDecodeError as error:
             raise UserError(f"{setting}: {table} is not text in UTF-8: {error.reason}") from None
-        if not found:
+        if not found and not left_out:
             raise UserError(f"{setting}: {table} has column names and no rows")
+        if not found:
+            raise UserError(f"data.bad_files: none of the {len(left_out)} files of {table} can be read: {left_out[0]}")
+        self.warnings += list_left_out(left_out, len(found) + len(left_out), "recordings")
         return found
+
+    def _unreadable(self, name: str) -> str | None:
+        """Why a file cannot be read."""
+        if not (self.path / name).is_file():
+            return f"there is no file {name!r} in {self.path}"
+        try:
+            read_wav(self.path / name, self.rate_hz)
+        except UserError as error:
+            return str(error)
+        return None
 
     def _wrong(self, name: str, text: str, cells: list[str], columns: int) -> str | None:
         """What is wrong with a line."""

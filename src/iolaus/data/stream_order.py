@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from iolaus.data.order import permutation
+from iolaus.data.order import count_batches, permutation
 
 Block = tuple[torch.Tensor, ...]  # inputs and targets of some rows
 Read = Callable[[int, int, int], Iterator[Block]]  # the rows of a shard, from one up to another, in blocks
@@ -168,6 +168,7 @@ class Plan:
         key: what the order depends on; none: shards in their own order, nothing shuffled.
         rank: of this process.
         world: number of processes.
+        min_rows: see `count_batches`.
     """
 
     spans: Spans
@@ -177,11 +178,12 @@ class Plan:
     key: tuple[int, ...] = ()
     rank: int = 0
     world: int = 1
+    min_rows: int = 1
 
     @property
     def batches(self) -> int:
         """How many each process has."""
-        return -(-len(self.spans) // (self.batch_size * self.world))
+        return count_batches(len(self.spans), self.batch_size, self.world, self.min_rows)
 
     @property
     def own(self) -> int:
@@ -206,7 +208,8 @@ class Plan:
         """The numbers of a batch's rows among those of this process; of its last row where it has none left, which must not count."""
         total = (len(self.spans) - self.rank + self.world - 1) // self.world
         first = batch * self.batch_size
-        return np.arange(first, min(first + self.batch_size, total)) if first < total else np.array([total - 1])
+        end = total if batch == self.batches - 1 else first + self.batch_size
+        return np.arange(first, end) if first < total else np.array([total - 1])
 
     def parts(self, read: Read, start: int, worker: int = 0, workers: int = 1) -> Iterator[Block | None]:
         """Of each batch from one on the rows of every `workers`-th stream, in their order; None where there are none."""

@@ -301,7 +301,7 @@ class StreamedData(DataModule, ABC):
         try:
             return composed(self.transforms, at_random=False) if self.transforms else None
         except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
 
     def _check(self) -> None:
         """Read the sample and a row of each other split: what all rows must be like is known from it."""
@@ -437,7 +437,12 @@ class StreamedData(DataModule, ABC):
             return []
         dataset: Any = self.datasets[name]
         rank, world = self.share
-        plan = Plan(dataset.spans, batch_size, self.num_streams, self._buffer(), rank=rank, world=world)
+        plan = Plan(
+            *(dataset.spans, batch_size, self.num_streams, self._buffer()),
+            rank=rank,
+            world=world,
+            min_rows=self.min_train_rows if name == "train" else 1,
+        )
         return StreamLoader(plan, dataset.read, key, start, self._workers(batch_size))
 
     def _workers(self, batch_size: int) -> int:

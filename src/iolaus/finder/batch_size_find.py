@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.optim import LBFGS
 
-from iolaus.build import Run
+from iolaus.build import Run, steps_per_epoch
 from iolaus.errors import UserError
 from iolaus.exhibits import Curves, Exhibit, Table
 from iolaus.finder.base import Finder, Finding
@@ -23,16 +23,18 @@ from iolaus.study.base import followed
 NEAR = 0.95  # of the best speed, which a smaller size is worth
 FEWEST = 3  # steps that are timed
 EXACT = 0.05  # how near the largest size is found, as a share of it
+MIN_STEPS = 10  # of an epoch, below which a size is not suggested for its speed
 CGROUP = Path("/sys/fs/cgroup")  # what a container may use
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A batch size, samples a second, and bytes of a step at its peak; None where these cannot be counted."""
+    """A batch size, samples a second, bytes of a step at its peak (None where these cannot be counted), steps of an epoch."""
 
     size: int
     samples_per_s: float
     bytes: int | None
+    steps: int
 
 
 class BatchSizeFind(Finder):
@@ -41,7 +43,8 @@ class BatchSizeFind(Finder):
     On a GPU sizes double until one does not fit, and the largest that does is found by halving what is left; memory is what torch has
     allocated at most, and that size is the suggestion. On a processor, where a step that does not fit would be killed or swapped, memory
     is counted beforehand without allocating, and sizes end where it would exceed `memory_gb`; the suggestion is the smallest size
-    within 5 % of the best speed. Speed alone is judged: another batch size wants another learning rate.
+    within 5 % of the best speed. A size that would leave fewer than 10 steps an epoch is not suggested for its speed; the line says
+    what it would reach. How well a size trains is not judged: another batch size wants another learning rate.
 
     Args:
         max_size: the largest size that is tried; None: the rows of the training split.
@@ -83,7 +86,7 @@ class BatchSizeFind(Finder):
             if needed is not None and needed > limit:
                 break
             if (speed := self._speed_unless_too_small(run, size)) is not None:
-                found.append(Measured(size, speed, needed))
+                found.append(Measured(size, speed, needed, _steps(run, size)))
         return found
 
     def _on_gpu(self, run: Run, most: int) -> list[Measured]:
@@ -103,7 +106,7 @@ class BatchSizeFind(Finder):
             else:
                 used = torch.cuda.max_memory_allocated(device)
                 if not self.memory_gb or used <= self.memory_gb * 1e9:
-                    found.extend([Measured(size, speed, used)] if speed is not None else [])
+                    found.extend([Measured(size, speed, used, _steps(run, size))] if speed is not None else [])
                     return True
             gc.collect()
             return False
@@ -186,14 +189,20 @@ def free_bytes() -> int:
 
 
 def _full(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Batches of the whole size: the last of an epoch may be smaller."""
-    return (batch for batch in batches if len(batch[-1]) == size)
+    """Batches of the whole size: the last of an epoch may be smaller, or larger where a small one was joined to it."""
+    return ([part[:size] for part in batch] for batch in batches if len(batch[-1]) >= size)
+
+
+def _steps(run: Run, size: int) -> int:
+    """Steps of an epoch with batches of a size."""
+    run.data.batch_size = size
+    return steps_per_epoch(run.data, run.config["trainer"])
 
 
 def _counted(run: Run, size: int) -> int | None:
     """Bytes of a step with batches of a size; None where the model's operations cannot be followed without values."""
     run.data.batch_size = size
-    batch = next(iter(run.data.train_dataloader()))
+    batch = [part[:size] for part in next(iter(run.data.train_dataloader()))]
     settings = run.config | {"trainer": run.config["trainer"] | {"accelerator": "cpu"}}
     try:
         return step_bytes(settings, [(tuple(part.shape), part.dtype) for part in batch])
@@ -201,19 +210,32 @@ def _counted(run: Run, size: int) -> int | None:
         return None
 
 
+def _quickest(found: list[Measured]) -> Measured:
+    """The smallest size within 5 % of the best speed."""
+    best = max(measured.samples_per_s for measured in found)
+    return next(measured for measured in found if measured.samples_per_s >= NEAR * best)
+
+
+def _epoch(measured: Measured) -> str:
+    return f"an epoch has {measured.steps:,} step{'s' if measured.steps != 1 else ''} with batches of {measured.size}"
+
+
 def _finding(found: list[Measured], on_gpu: bool, most: int) -> Finding:
     """The suggestion, and why."""
-    best = max(measured.samples_per_s for measured in found)
-    quick = next(measured for measured in found if measured.samples_per_s >= NEAR * best)
+    quick = _quickest(found)
     largest = found[-1]
-    chosen = largest if on_gpu else quick
+    enough = [measured for measured in found if measured.steps >= MIN_STEPS] or found[:1]
+    fastest = largest if on_gpu else quick
+    chosen = fastest if fastest in enough else enough[-1] if on_gpu else _quickest(enough)
     room = "the largest that was tried" if largest.size == most else "the largest that fits"
     told = f"  {quick.samples_per_s:,.0f} samples/s with {quick.size}, "
     if quick is largest:
         told += room
     else:
         told += f"the smallest within 5 % of the best; {largest.samples_per_s:,.0f} with {largest.size}, {room}"
-    words = [f"batch_size_find: try data.batch_size={chosen.size}", told]
+    words = [f"batch_size_find: try data.batch_size={chosen.size}", told, f"  {_epoch(chosen)}"]
+    if chosen is not fastest:
+        words[-1] += f"; {_epoch(fastest)}, too few to be suggested"
     if None in {measured.bytes for measured in found}:
         words.append("  the memory of this model cannot be counted beforehand")
     sizes = [measured.size for measured in found]
@@ -226,6 +248,7 @@ def _finding(found: list[Measured], on_gpu: bool, most: int) -> Finding:
         labels = ("batch size", "MB")
         title = "memory of a step at its peak"
         figures["batch_size_find_memory"] = Curves(sizes, {"memory": megabytes}, labels, title, "xy", **marks)
-    table = Table(["batch_size", "samples_per_s", "bytes"], [(m.size, m.samples_per_s, m.bytes) for m in found])
+    columns = ["batch_size", "samples_per_s", "bytes", "steps_per_epoch"]
+    table = Table(columns, [(m.size, m.samples_per_s, m.bytes, m.steps) for m in found])
     suggestion = {"data.batch_size": chosen.size, "quickest": quick.size, "largest": largest.size}
     return Finding(figures, table, "\n".join(words), suggestion)

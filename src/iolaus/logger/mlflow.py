@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -127,5 +128,5 @@ class MLflow(Service):
         return (
             self._uri
             if urlsplit(self._uri).scheme.startswith("http")
-            else f"uvx mlflow ui --backend-store-uri {self._uri}"
+            else f"uvx mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
         )

@@ -20,6 +20,8 @@ class AUC(BinaryAUROC):
         preds: (N,) scores; target: (N,) clicks, 0 or 1.
     """
 
+    undefined_because = "the split has no candidate with a click, or none without"
+
     def __init__(self, **base: Any):
         super().__init__(max_fpr=None, thresholds=None, **base)
 

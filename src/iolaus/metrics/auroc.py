@@ -24,6 +24,8 @@ class AUROC(MulticlassAUROC):
         preds: (N, num_classes) probabilities or logits; target: (N,).
     """
 
+    undefined_because = "the split has samples of one class only"
+
     def __init__(self, num_classes: int, validate_args: bool = False, **base: Any):
         super().__init__(num_classes, average=None, thresholds=None, validate_args=validate_args, **base)
 

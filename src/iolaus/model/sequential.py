@@ -161,7 +161,7 @@ def _row(layers: Any, sample: torch.Tensor, where: str) -> tuple[nn.Sequential, 
                 layer.eval()
                 sample = layer(sample)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ValueError(f"{_arrived(place, description, sample)}: {' '.join(str(error).split())[:200]}") from None
+            raise ValueError(f"{_arrived(place, description, sample)}: {' '.join(str(error).split())[:200]}") from error
         layer.train()
         if not isinstance(sample, torch.Tensor):
             raise ValueError(
@@ -255,7 +255,7 @@ def _of_torch(name: str, arguments: dict[str, Any], sample: torch.Tensor, where:
     try:
         layer = cls(**filled)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{_arrived(where, name, sample)}: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{_arrived(where, name, sample)}: {' '.join(str(error).split())[:200]}") from error
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         return Lookup(layer)
     inputs = INPUTS.get(name, 1)

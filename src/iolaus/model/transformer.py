@@ -12,11 +12,13 @@ from iolaus.model.layers.sequence import as_sequence, sequence_shape
 class Transformer(nn.Module):
     """Steps of a sequence as vectors with learned positions, encoder layers with self-attention, and a linear layer on their mean.
 
-    An image is a sequence of its rows; a row of numbers is a sequence of numbers, each told apart by its position.
+    An image is a sequence of its rows; a row of numbers is a sequence of numbers, each told apart by its position. Tokens become learned
+    vectors.
 
     Args:
         input_shape: shape of one input.
         output_dim: number of outputs.
+        vocab_size: number of tokens, where inputs are tokens; None for other inputs.
         hidden_dim: size of the vectors.
         num_layers: encoder layers.
         num_heads: of the attention; must divide hidden_dim.
@@ -26,7 +28,7 @@ class Transformer(nn.Module):
         activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
 
     Shape:
-        input: (B, C, H, W), (B, T, D) or (B, F); output: (B, output_dim).
+        input: (B, C, H, W), (B, T, D), (B, F) or (B, T) int64 tokens; output: (B, output_dim).
 
     Raises:
         ValueError: when num_heads does not divide hidden_dim.
@@ -36,6 +38,7 @@ class Transformer(nn.Module):
         self,
         input_shape: Sequence[int],
         output_dim: int,
+        vocab_size: int | None = None,
         hidden_dim: int = 64,
         num_layers: int = 2,
         num_heads: int = 4,
@@ -48,7 +51,8 @@ class Transformer(nn.Module):
         if hidden_dim % num_heads:
             raise ValueError(f"num_heads must divide hidden_dim={hidden_dim}; received {num_heads}")
         steps, size = sequence_shape(input_shape)
-        self.embedding = nn.Linear(size, hidden_dim)
+        self.embedding: nn.Module
+        self.embedding = nn.Linear(size, hidden_dim) if vocab_size is None else nn.Embedding(vocab_size, hidden_dim)
         self.positions = nn.Parameter(0.02 * torch.randn(steps, hidden_dim))
         layers = [
             nn.TransformerEncoderLayer(
@@ -62,5 +66,6 @@ class Transformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores of each output."""
-        x = self.embedding(as_sequence(x)) + self.positions
+        x = x if isinstance(self.embedding, nn.Embedding) else as_sequence(x)
+        x = self.embedding(x) + self.positions
         return self.head(self.encoder(x).mean(1))

@@ -1,13 +1,12 @@
 """The end of a sweep, also of one that was stopped: what its jobs came to."""
 
 import logging
-import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from iolaus.commands import run_command
 from iolaus.errors import UserError
 from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, is_left, jobs_of
 from iolaus.sweep.report import report_sweep
@@ -27,7 +26,7 @@ def finish(config: DictConfig) -> bool:
     if elsewhere:
         log.info("%d %s run by another process", elsewhere, "job is" if elsewhere == 1 else "jobs are")
     if is_left(folder) and (is_open or not elsewhere):
-        log.info("to run what is left: iolaus resume %s", shlex.quote(os.path.relpath(folder)))
+        log.info("to run what is left: %s", run_command("resume", folder))
     return is_open
 
 

@@ -13,8 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from iolaus.defaults import changed_by, several
+from iolaus.commands import config_flags
+from iolaus.defaults import changed_by, flags_of, several
 from iolaus.errors import UserError
+from iolaus.normalize import normalize
 from iolaus.rules import GROUPS
 from iolaus.runs import Changes
 from iolaus.sweep.jobs import DONE, ELSEWHERE, Claims, Job, Together, each, typed, write_plan
@@ -25,7 +27,6 @@ from iolaus.terminal import has_boxes, is_live
 log = logging.getLogger("iolaus")
 
 OWN = ("hydra.sweep", "hydra.run", "hydra.launcher", "hydra.mode", "hydra/launcher", "hydra/sweeper")
-FLAGS = {"--config-name": 1, "-cn": 1, "--config-dir": 1, "-cd": 1, "--config-path": 1, "-cp": 1}
 TOGETHER, PART = "together", "jobs.pickle"  # what processes of several jobs have: their folder, and what they are given
 DRAWN_S = 0.5  # between two drawings of the table
 
@@ -51,7 +52,7 @@ class Sweep:
         self._starter: Starter = Forked() if warm else Fresh()  # which imports while jobs are composed
         self._pool: Pool | None = None
         self._claims: Claims | None = None
-        self._flags = list(_flags(sys.argv[1:]))
+        self._flags = list(config_flags(sys.argv[1:]))
         self._hydra = [word for word in config.hydra.overrides.hydra if not word.startswith(OWN)]
 
     def __enter__(self) -> "Sweep":
@@ -75,7 +76,7 @@ class Sweep:
             overrides: all of its settings.
             varying: those that tell it from others, by which it is called.
         """
-        config = self.config_loader.load_sweep_config(self.config, list(overrides))
+        config = normalize(self.config_loader.load_sweep_config(self.config, list(overrides)))
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
             config.hydra.job.override_dirname = "_".join(word.replace("=", "-") for word in varying)
@@ -132,6 +133,7 @@ class Sweep:
             overrides=[job.overrides for job in jobs],
             choices=[chosen for _, chosen in settings],
             changes=[self.changed(job)() for job in jobs],
+            flags=flags_of(self.config.hydra),
             figures=figures,
         ).write(part.folder / PART)
         return part
@@ -192,7 +194,8 @@ class Sweep:
             job.state, job.error = "failed", "another process is training in its folder"
             return
         if job.is_resumable():
-            allowed = [word for word in self.config.hydra.overrides.task if word.startswith("allow=")]
+            packages = ",".join(self._composed[job.number].get("allow") or [])
+            allowed = [f"allow=[{packages}]"] if packages else []
             self.pool.start(job, [str(self.script), f"resume={job.folder}", *allowed])
             return
         job.make_room()
@@ -318,16 +321,3 @@ def _table(jobs: Sequence[Job]) -> Any:
     if waiting:
         table.add_row("", f"and {waiting} that wait", "", "", "")
     return table
-
-
-def _flags(words: Sequence[str]) -> Iterator[str]:
-    """Hydra's flags that a job gets too: where the settings are."""
-    take = 0
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if take:
-            take -= 1
-            yield word
-        elif name in FLAGS:
-            take = 0 if equals else FLAGS[name]
-            yield word

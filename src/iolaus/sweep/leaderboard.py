@@ -1,6 +1,5 @@
 """The jobs of a sweep, read from its folder and ranked: what varied between them, and what each came to."""
 
-import json
 import math
 import os
 import re
@@ -14,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from iolaus.commands import config_flags, run_command, script_of, train_command
 from iolaus.errors import UserError
 from iolaus.runs import SafeLoader, is_training, option_text, paths_moved, read_results, read_settings
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import PLAN
 
 # What may have become of a job, in the order in which those without a rank are listed.
@@ -221,7 +222,7 @@ def sweep_jobs(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         jobs = [{"number": number, "folder": run} for number, run in found]
     if not jobs:
         raise UserError(
-            f"{folder}: is no sweep's folder and no run's; to rank all runs below it: iolaus compare {shlex.quote(str(folder))}"
+            f"{folder}: is no sweep's folder and no run's; to rank all runs below it: {run_command('compare', folder)}"
         )
     return sweep, jobs
 
@@ -283,7 +284,7 @@ def differ(values: Sequence[Any]) -> bool:
 
 def _same(value: Any) -> str:
     """Equal for equal values, for those too that cannot be hashed."""
-    return json.dumps(value, sort_keys=True, default=str)
+    return to_json(value, sort_keys=True, default=str)
 
 
 def _value(key: str, job: dict[str, Any], results: dict[str, Any], settings: dict[str, Any]) -> Any:
@@ -458,14 +459,13 @@ def _place(row: Row, monitor: str | None, mode: str) -> tuple[int, float, int]:
 
 def _program(sweep: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
     """How the command of the sweep begins: with the script that it was begun by, or as the runs tell it."""
+    noted = next((texts(found["flags"]) for found in results if found.get("flags")), [])
+    flags = noted or list(config_flags(texts(sweep.get("words"))))
     if isinstance(script := sweep.get("script"), str):
         directory = str(sweep.get("directory") or "")
-        return f"python {shlex.quote(script.removeprefix(directory + os.sep))}"
-    for command in (sweep.get("command"), *(found.get("command") for found in results)):
-        with_script = re.match(r"python[\d.]* \S+\.py(?= |$)", command) if isinstance(command, str) else None
-        if with_script:
-            return with_script[0]
-    return "python train.py"
+        return train_command(script.removeprefix(directory + os.sep), flags, [])
+    commands = (sweep.get("command"), *(found.get("command") for found in results))
+    return train_command(next(filter(None, map(script_of, commands)), "train.py"), flags, [])
 
 
 def _repeats(board: Leaderboard) -> list[Repeats]:

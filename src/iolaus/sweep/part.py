@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus.runs import Changes, Job
+from iolaus.terminal import Console
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Part:
         overrides: of each.
         choices: the option chosen for each group, of each.
         changes: the settings that each changes, where that can be told.
+        flags: words of the command that say where the options are.
         figures: of which jobs they are drawn.
     """
 
@@ -31,6 +33,7 @@ class Part:
     overrides: Sequence[list[str]]
     choices: Sequence[dict]
     changes: Sequence[Changes | None]
+    flags: list[str]
     figures: Literal["best", "all"]
 
     def write(self, file: Path) -> None:
@@ -44,7 +47,7 @@ class Part:
         from iolaus.sweep.vectorized import train_together
 
         jobs = [
-            Job(overrides, choices, changed=lambda found=found: found)  # type: ignore[misc]
+            Job(overrides, choices, changed=lambda found=found: found, flags=self.flags)  # type: ignore[misc]
             for overrides, choices, found in zip(self.overrides, self.choices, self.changes, strict=True)
         ]
         train_together(self.configs, jobs, self.figures)
@@ -54,7 +57,7 @@ def main(file: Path, script: str) -> None:
     """Train the part that a file holds, as a process of the script."""
     sys.argv = [script]
     sys.path[:0] = [str(Path(script).parent), os.getcwd()]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Console(sys.stdout)])
     part: Part = pickle.loads(file.read_bytes())
     file.unlink()
     part.train()

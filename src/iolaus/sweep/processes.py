@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from iolaus.errors import ConfigError
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import DONE, LOG, Job, each
 
 log = logging.getLogger("iolaus")
@@ -88,7 +89,7 @@ class Forked:
     def _send(self, request: dict[str, Any]) -> None:
         assert self._server.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `ended` tells
-            self._server.stdin.write(json.dumps(request).encode() + b"\n")
+            self._server.stdin.write(to_json(request).encode() + b"\n")
             self._server.stdin.flush()
 
 

@@ -14,6 +14,7 @@ from iolaus.sweep.leaderboard import Leaderboard, Repeats, Row, leaderboard
 from iolaus.sweep.scale import cell
 from iolaus.tables import text_table
 from iolaus.terminal import width
+from iolaus.user_code import warn_on_failure
 
 MOST_ROWS = 20  # of a table in the terminal
 MOST_METRICS = 6  # of a table in the terminal; fewer where they do not fit into a line
@@ -53,7 +54,11 @@ def _pictures(board: Leaderboard) -> dict[str, tuple[bytes, str]]:
     from iolaus.figures import png
     from iolaus.sweep.figures import draw
 
-    return {name: (png(figure), caption) for name, (figure, caption) in draw(board).items()}
+    pictures = {}
+    with warn_on_failure("figures"):
+        for name, (figure, caption) in draw(board).items():
+            pictures[name] = png(figure), caption
+    return pictures
 
 
 def _csv(board: Leaderboard) -> str:

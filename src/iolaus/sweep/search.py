@@ -1,6 +1,5 @@
 """A search for good settings by Optuna, whose trials are jobs of a sweep. Akiba and others, https://arxiv.org/abs/1907.10902."""
 
-import json
 import logging
 import math
 import os
@@ -13,10 +12,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
-from iolaus.errors import UserError, did_you_mean
+from iolaus.commands import install_command
+from iolaus.errors import ConfigError, UserError, did_you_mean
 from iolaus.runs import read_results
+from iolaus.strict_json import to_json
 from iolaus.sweep.jobs import DONE, TRIAL, Job, turn
 from iolaus.sweep.launcher import Display, Sweep
+from iolaus.sweep.search_options import ineffective_options
 
 log = logging.getLogger("iolaus")
 
@@ -76,6 +78,9 @@ class Search:
         """Run trials until the study has as many as it should have; the study."""
         optuna = _optuna()
         space, fixed = search_space(words, self.sweep)
+        pruner = made(optuna.pruners, PRUNERS, "pruner", self.options.get("pruner") or "none")
+        if problems := list(ineffective_options(self.options, space, _values(fixed), pruner)):
+            raise ConfigError(problems)
         if self.options.get("sampler") == "grid":
             self.options["n_trials"] = min(self.options["n_trials"], combinations(space))
         self._open(optuna, space, fixed)
@@ -193,11 +198,11 @@ class Search:
             "monitor": self.monitor,
             "pruner": self.options.get("pruner"),
         }
-        job.environment = {TRIAL: json.dumps(told)}
+        job.environment = {TRIAL: to_json(told)}
         return job
 
     def _prunes(self) -> bool:
-        return (self.options.get("pruner") or "none") != "none" and not self.objectives and self.storage != "memory"
+        return (self.options.get("pruner") or "none") != "none"
 
     def _tell(self, optuna: Any, job: Job) -> None:
         """Tell the study what became of a trial; a job that was stopped is left for the next time."""
@@ -351,7 +356,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("sweep=optuna: Optuna is not installed; pip install 'iolaus[search]'") from None
+        raise UserError(f"sweep=optuna: Optuna is not installed; {install_command('search')}") from None
     return optuna
 
 

@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from iolaus.strict_json import to_json
+
 TICK_S = 0.05
 PATIENCE_S = 60.0  # for jobs that were asked to stop
 
@@ -52,7 +54,7 @@ def main() -> None:
         for pid, status in _ended(running):
             answer = {"ended": running.pop(pid), "code": os.waitstatus_to_exitcode(status)}
             if end is None:
-                answers.write(json.dumps(answer) + "\n")
+                answers.write(to_json(answer) + "\n")
 
 
 def _import() -> None:

@@ -8,7 +8,11 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from iolaus.functional.float64 import to_float64
 from iolaus.metrics.auroc import AUROC
+from iolaus.metrics.average_precision import AveragePrecision
+from iolaus.metrics.balanced_accuracy import BalancedAccuracy
+from iolaus.metrics.positive import PositiveScore
 from iolaus.metrics.scores import MOST_ELEMENTS, Scores
 from iolaus.sweep.stack import Evaluation
 
@@ -24,7 +28,9 @@ class StackedScores:
         self.scores = list(scores)
         metrics = self._metrics(0)
         self._names = list(metrics)
-        self._at_once = {name: metric for name, metric in metrics.items() if isinstance(metric, AUROC)}
+        self._at_once = {
+            name: metric for name, metric in metrics.items() if isinstance(metric, AUROC | AveragePrecision)
+        }
         self._apart = {name: twin for name, m in metrics.items() if (twin := _samplewise(m)) is not None}
         self._others = len(metrics) > len(self._at_once) + len(self._apart)
         self._losses: list[torch.Tensor] = []
@@ -60,9 +66,9 @@ class StackedScores:
 
     def compute(self) -> list[dict[str, Any]]:
         """`loss` and each metric of each member since the last time."""
-        sizes = torch.tensor(self._sizes, dtype=torch.float32, device=self._losses[0].device)
-        losses = torch.stack(self._losses, 1).float() @ sizes / sizes.sum()
-        values = [{"loss": loss} for loss in losses]
+        losses = to_float64(torch.stack(self._losses, 1))
+        sizes = torch.tensor(self._sizes, dtype=torch.float64, device=losses.device)
+        values = [{"loss": loss} for loss in (losses @ sizes / sizes.sum()).float()]
         if self._flushed:
             self._flush()
             for member, found in enumerate(values):
@@ -102,7 +108,7 @@ def _samplewise(metric: Metric) -> MulticlassStatScores | None:
     if (
         not isinstance(metric, MulticlassStatScores)
         or type(metric).update is not MulticlassStatScores.update
-        or metric.average not in ("micro", "macro")
+        or not (metric.average in ("micro", "macro") or isinstance(metric, BalancedAccuracy | PositiveScore))
         or metric.multidim_average != "global"
         or metric.ignore_index is not None
         or metric.top_k != 1

@@ -24,12 +24,14 @@ from iolaus.divergence import diverged
 from iolaus.init_from import take_weights
 from iolaus.preflight import preflight
 from iolaus.report import Report
+from iolaus.run_log import logged_stdout
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
 from iolaus.sweep.stack import Evaluation, Moment, Stack
 from iolaus.sweep.stacked_scores import StackedScores
 from iolaus.task.base import single_numbers
 from iolaus.undisturbed import undisturbed
+from iolaus.user_code import user_errors_located
 
 log = logging.getLogger("iolaus")
 
@@ -55,6 +57,7 @@ class Member:
         self.steps = 0
         self.log_every_n_steps = 1
         self.best: tuple[torch.Tensor, Moment, tuple[int, int], dict[str, Any]] | None = None
+        self._log_file = Path(config.output_dir) / "train.log"
 
     @property
     def run(self) -> Run:
@@ -70,9 +73,8 @@ class Member:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """What is said goes to this run's train.log too."""
-        folder = Path(self.config.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "train.log")
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self._log_file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         try:
@@ -85,7 +87,7 @@ class Member:
         """Do a part of this run; what goes wrong ends this run and no other."""
         with self.logged():
             try:
-                with reading_told():
+                with reading_told(), user_errors_located(plain(self.config, resolve=False), self._log_file):
                     work()
             except Exception as error:  # whatever it is, it is this run's: its results.json says it
                 self.close(error)
@@ -307,21 +309,8 @@ class Together:
         handlers = requests.install()
         read: dict[str, DataModule] = {}
         try:
-            for member in self.all:
-                member.attempt(lambda member=member: member.prepare(read))  # type: ignore[misc]
-            self.members = [member for member in self.all if member.is_open]
-            try:
-                self._check()
-            except Apart as reason:
-                for member in self.members:
-                    with member.logged():
-                        log.info("trained by itself: %s", reason)
-                    member.attempt(member.train_alone)
-            else:
-                for member in self.members:
-                    member.report.draws = self.figures == "all"
-                self._fit()
-                self._draw_best()
+            with logged_stdout(), user_errors_located(plain(self.all[0].config, resolve=False)):
+                self._run(read)
         except BaseException as error:
             for member in self.all:
                 with member.logged():
@@ -330,6 +319,23 @@ class Together:
         finally:
             requests.reinstall(handlers)
         return [self._objective(member) for member in self.all]
+
+    def _run(self, read: dict[str, DataModule]) -> None:
+        for member in self.all:
+            member.attempt(lambda member=member: member.prepare(read))  # type: ignore[misc]
+        self.members = [member for member in self.all if member.is_open]
+        try:
+            self._check()
+        except Apart as reason:
+            for member in self.members:
+                with member.logged():
+                    log.info("trained by itself: %s", reason)
+                member.attempt(member.train_alone)
+        else:
+            for member in self.members:
+                member.report.draws = self.figures == "all"
+            self._fit()
+            self._draw_best()
 
     def _draw_best(self) -> None:
         """Draw the figures of the best run, where not all have theirs."""
@@ -548,7 +554,8 @@ def _loader(data: DataModule, epoch: int) -> Any:
     def key() -> tuple[int, ...]:
         return data.seed, epoch
 
-    loader = make_loader(data.datasets["train"], data.rows["train"], data.batch_size, key, num_workers=0)
+    train = data.datasets["train"], data.rows["train"], data.batch_size
+    loader = make_loader(*train, key, num_workers=0, min_rows=data.min_train_rows)
     return AugmentedLoader(loader, data.augmentations, key) if data.augmentations else loader
 
 

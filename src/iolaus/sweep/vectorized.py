@@ -1,6 +1,5 @@
 """Runs of a sweep that differ in numbers alone, trained together in one process: which can be, and why others cannot."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig
 
 from iolaus.runs import Job, paths_moved
+from iolaus.strict_json import to_json
 
 # What may differ within a group: it enters the stacked computation as a number for each run, or is looked at between epochs.
 FREE = re.compile(
@@ -106,7 +106,7 @@ def stackable(configs: Sequence[dict[str, Any]]) -> tuple[list[list[int]], dict[
         if reason is not None:
             reasons[position] = reason
         else:
-            groups.setdefault(json.dumps(_fixed(config), sort_keys=True, default=str), []).append(position)
+            groups.setdefault(to_json(_fixed(config), sort_keys=True, default=str), []).append(position)
     together = [group for group in groups.values() if len(group) > 1]
     for group in groups.values():
         if len(group) == 1:

@@ -57,6 +57,8 @@ class Task(pl.LightningModule, ABC):
         gradient: where the gradient of a training step comes from; None: reverse mode.
     """
 
+    rounds_inputs = False  # whether it turns batches of full precision to the model's own itself
+
     def __init__(
         self,
         model: nn.Module,
@@ -308,6 +310,11 @@ class Task(pl.LightningModule, ABC):
             return optimizer
         make, settings = self._scheduler
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), **settings}}
+
+    @property
+    def make_schedule(self) -> Callable[[Optimizer], LRScheduler] | None:
+        """What makes the schedule of an optimizer; None without one."""
+        return self._scheduler[0] if self._scheduler else None
 
 
 def single_numbers(values: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

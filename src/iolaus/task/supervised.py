@@ -6,17 +6,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from iolaus.functional.float64 import to_float64
+from iolaus.metrics.scores import Measured
 from iolaus.model.layers.standardize import Standardize
 from iolaus.task.base import Graph, Task
 
 
 class Supervised(Task):
-    """Inputs are standardised, the model maps them to outputs, the loss compares these with the target.
+    """Inputs are standardised, the model maps them to outputs, the loss compares these with the target. Tokens stay whole numbers.
 
     Real targets are standardised for the loss and predictions turned back for the metrics, which are in the target's own unit.
 
     Args:
-        input_kind: image: standardised by channel; table: by feature.
+        input_kind: image: standardised by channel; tokens: not at all; others: by feature.
         input_shape: shape of one input.
         output_dim: number of the model's outputs: classes, or real targets.
         target_kind: class or real.
@@ -27,29 +29,37 @@ class Supervised(Task):
             numbers. output: (B, output_dim).
     """
 
+    rounds_inputs = True
+
     def __init__(self, input_kind: str, input_shape: Sequence[int], output_dim: int, target_kind: str, **parts: Any):
         super().__init__(**parts)
         self.target_kind = target_kind
         self.output_dim = output_dim
         self.input_shape = tuple(input_shape)
+        self.input_kind = input_kind
         channels = [input_shape[0], *[1] * (len(input_shape) - 1)]
-        self.standardize_input = Standardize(channels if input_kind == "image" else input_shape)
+        self.standardize_input: nn.Module = nn.Identity()
+        if input_kind != "tokens":
+            self.standardize_input = Standardize(channels if input_kind == "image" else input_shape)
         self.standardize_target = Standardize([output_dim]) if target_kind == "real" else nn.Identity()
 
     def fit_statistics(self, statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Take mean and deviation of `input` and `target`."""
-        self.standardize_input.fit(*statistics["input"])
+        if isinstance(self.standardize_input, Standardize):
+            self.standardize_input.fit(*statistics["input"])
         if isinstance(self.standardize_target, Standardize):
             self.standardize_target.fit(*statistics["target"])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs for raw inputs: logits (B, classes), or standardised numbers (B, output_dim)."""
+        inputs = inputs.long() if self.input_kind == "tokens" else inputs
         return self.model(self.standardize_input(inputs))
 
     def example(self, n: int) -> tuple[torch.Tensor, ...]:
         """Zeros, (n, *input_shape), and classes 0 or amounts 0."""
         dtype = next((p.dtype for p in self.parameters()), None)
-        inputs = torch.zeros(n, *self.input_shape, device=self.device, dtype=dtype)
+        kind = torch.int64 if self.input_kind == "tokens" else dtype
+        inputs = torch.zeros(n, *self.input_shape, device=self.device, dtype=kind)
         if self.target_kind == "class":
             return inputs, torch.zeros(n, dtype=torch.int64, device=self.device)
         return inputs, torch.zeros(n, self.output_dim, device=self.device, dtype=dtype)
@@ -73,6 +83,12 @@ class Supervised(Task):
             return self.loss.log_prob(output).exp()
         return output.softmax(-1)
 
+    def to_metrics(self, output: torch.Tensor, target: torch.Tensor) -> Measured:
+        if self.target_kind == "class":
+            return self.to_preds(output), target, {}
+        # Around a mean of a million deviations, float32 would round predictions to a sixteenth of a deviation.
+        return self.to_preds(to_float64(output)), to_float64(target), {}
+
     def to_labels(self, output: torch.Tensor) -> torch.Tensor | None:
         are_logits = not isinstance(self.loss, nn.AdaptiveLogSoftmaxWithLoss) and not hasattr(self.loss, "linear")
         return output.argmax(-1) if self.target_kind == "class" and are_logits else None
@@ -93,7 +109,8 @@ class Supervised(Task):
             items: inputs (*input_shape).
             data: the data module, which names the classes.
         """
-        preds = self.to_preds(self(torch.stack(items).to(self.device)).float()).cpu()
+        output = self(torch.stack(items).to(self.device)).float()
+        preds = self.to_preds(to_float64(output) if self.target_kind == "real" else output).cpu()
         if self.target_kind == "real":
             names = ["prediction"] if self.output_dim == 1 else [f"prediction_{i}" for i in range(self.output_dim)]
             return [dict(zip(names, row, strict=True)) for row in preds.tolist()]
