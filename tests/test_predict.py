@@ -13,7 +13,8 @@ from test_export import call, predictions
 from iolaus import cli
 from iolaus.data import csv_table
 from iolaus.data.clips import Sounds
-from iolaus.data.image_folder import ImageFolder, decoded
+from iolaus.data.image_folder import ImageFolder
+from iolaus.data.picture import ImageDecoder
 from iolaus.errors import UserError
 from iolaus.predict import _files, _write
 
@@ -208,7 +209,7 @@ def test_metrics_for_programs(call, made):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_any_mode_and_size(tmp_path, mode, channels):
     """An even grey stays that grey, whatever it is written in."""
-    level = {"1": 255, "I;16": 128 * 257, "F": 128.0, "CMYK": (0, 0, 0, 127)}.get(mode)
+    level = {"1": 255, "I;16": 128 * 257, "F": 128 / 255, "CMYK": (0, 0, 0, 127)}.get(mode)
     bands = {"LA": (128, 255), "RGB": (128,) * 3, "RGBA": (128, 128, 128, 255)}
     if mode == "P":
         image = Image.new("L", (50, 31), 128).convert("P")
@@ -216,7 +217,7 @@ def test_images_of_any_mode_and_size(tmp_path, mode, channels):
         image = Image.new(mode, (50, 31), bands.get(mode, 128) if level is None else level)
     image.save(tmp_path / f"a.{'tif' if mode in ('CMYK', 'F') else 'png'}")
     (file,) = tmp_path.iterdir()
-    pixels = decoded(file, (8, 8), channels)
+    pixels = ImageDecoder((8, 8), channels).read(file)
     assert pixels.shape == (channels, 8, 8)
     assert (pixels.int() - (255 if mode == "1" else 128)).abs().max() <= 1
 
@@ -225,7 +226,7 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.new("L", (50, 31)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png cannot be read as an image: .*pixels"):
-        decoded(tmp_path / "a.png", (8, 8), 1)
+        ImageDecoder((8, 8), 1).read(tmp_path / "a.png")
 
 
 def test_large_numbers_keep_their_digits_in_tables():

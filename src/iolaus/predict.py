@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from iolaus.data.bad_files import BadItem
+from iolaus.data.folders import visible_files
 from iolaus.errors import UserError
 from iolaus.finished import restored
 from iolaus.strict_json import to_json
@@ -203,9 +204,7 @@ def _files(source: Path, endings: Collection[str]) -> list[Path]:
     """
     if not source.is_dir():
         return [source]
-    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
-    found = [path for path in found if not endings or path.suffix.lower() in endings]
-    if not found:
+    if not (found := visible_files(source, endings)):
         raise UserError(
             f"predict: {source} holds no file to predict for  (known endings: {' '.join(sorted(endings)) or 'all'})"
         )

@@ -147,10 +147,10 @@ def test_memory_and_files_give_the_same_weights(command, folders):
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path):
-    from iolaus.data.image_folder import Images
+    from iolaus.data.picture import ImageDecoder
 
     Image.fromarray(np.full((8, 8), 123 * 257, np.uint16)).save(tmp_path / "deep.png")
-    pixels, _ = Images([tmp_path / "deep.png"], [0], (8, 8), 1)[0]
+    pixels = ImageDecoder((8, 8), 1).read(tmp_path / "deep.png")
     assert pixels.unique().tolist() == [123]
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iolaus.data.image_folder import EXTENSIONS
 from iolaus.data.litdata import LitData, Samples, label_of
+from iolaus.data.picture import EXTENSIONS
 from iolaus.errors import UserError
 
 PICTURE = np.zeros((8, 6, 3), np.uint8)

@@ -1,6 +1,5 @@
 """Rows of Arrow tables as inputs and targets. https://arrow.apache.org/docs/python/data.html."""
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from iolaus.data.image_folder import pixels
+from iolaus.data.picture import ImageDecoder
 from iolaus.data.sniff import needed
 from iolaus.data.stream_order import Block
 from iolaus.errors import UserError, did_you_mean
@@ -79,8 +78,7 @@ class ArrowRows:
         item_shape: that arrays are given; None: as long as the first one is.
         target_kind: class or real.
         labels: the number of each label; None: labels are 0, 1, ... already.
-        size: height and width that encoded images are resized to; None: as they are.
-        channels: that they are given; None: as they are.
+        decoder: of encoded images.
         apply: transforms of images.
 
     Raises:
@@ -93,8 +91,7 @@ class ArrowRows:
     item_shape: tuple[int, ...] | None
     target_kind: str
     labels: Mapping[Any, int] | None = None
-    size: tuple[int, int] | None = None
-    channels: int | None = None
+    decoder: ImageDecoder = field(default_factory=ImageDecoder)
     apply: Callable[[torch.Tensor], torch.Tensor] | None = None
     shape: tuple[int, ...] | None = field(default=None, init=False)  # of the first item
 
@@ -148,10 +145,7 @@ class ArrowRows:
         """One encoded image, (C, H, W) bytes, of the same shape as all before."""
         if encoded is None:
             raise UserError(f"{place} has no image in itself; one that lies elsewhere is not read")
-        try:
-            found = pixels(io.BytesIO(encoded), self.size, self.channels)
-        except UserError as error:
-            raise UserError(f"{place} cannot be read as an image: {str(error).partition('an image: ')[2]}") from None
+        found = self.decoder.decode(encoded, place)
         found = found if self.apply is None else self.apply(found)
         self.shape = self.shape or tuple(found.shape)
         if tuple(found.shape) != self.shape:

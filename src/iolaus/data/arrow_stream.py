@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from iolaus.data.arrow_rows import ArrowRows
+from iolaus.data.picture import ImageDecoder
 from iolaus.data.streaming import StreamedData
 
 
@@ -18,6 +19,8 @@ class ArrowStream(StreamedData, ABC):
         drop: names of columns to leave out.
         size: height and width that images are resized to; None: they have one size.
         channels: 1 for grey, 3 for colour; None: as the images have.
+        value_range: what is black and white in images of more than 8 bits; see ImageDecoder.
+        background: grey level behind transparent pixels, from 0 to 255.
         num_targets: of a column of lists; None: the file says.
         stream: the settings of StreamedData.
     """
@@ -30,6 +33,8 @@ class ArrowStream(StreamedData, ABC):
         drop: Sequence[str | int] = (),
         size: Sequence[int] | None = None,
         channels: int | None = None,
+        value_range: Sequence[float] | None = None,
+        background: int = 255,
         num_targets: int | None = None,
         **stream: Any,
     ):
@@ -37,14 +42,13 @@ class ArrowStream(StreamedData, ABC):
         self.target = str(target)  # names such as 3 arrive as numbers
         self.columns = [str(name) for name in columns] if columns is not None else None
         self.drop = [str(name) for name in drop]
-        self.size = (size[0], size[1]) if size is not None else None
-        self.channels = channels
+        self.decoder = ImageDecoder(size, channels, value_range, background)
 
     def rows_to_tensors(self, target: str | None) -> ArrowRows:
         """What makes inputs, and targets of a column, of rows."""
         labels = self.labels if target is not None else None
         kinds = self.input_kind, self.item_shape, self.target_kind
-        return ArrowRows(self.columns or [], target, *kinds, labels, self.size, self.channels, self.transform)
+        return ArrowRows(self.columns or [], target, *kinds, labels, self.decoder, self.transform)
 
     def state_dict(self) -> dict[str, Any]:
         shape = list(self.item_shape) if self.item_shape is not None else None

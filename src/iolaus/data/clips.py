@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from iolaus.data.base import DataModule
+from iolaus.data.folders import visible_files
 from iolaus.data.memory import InMemory, Ragged
 from iolaus.errors import UserError
 
@@ -121,7 +122,7 @@ class Sounds(DataModule, ABC):
         """The name and the samples of a WAV file, or of all in a folder."""
         if isinstance(source, str):
             raise UserError(f"predict: sounds are read from a WAV file or a folder of them; received {source!r}")
-        files = sorted(f for f in source.rglob("*") if f.suffix.lower() == ".wav") if source.is_dir() else [source]
+        files = visible_files(source, (".wav",)) if source.is_dir() else [source]
         if not files:
             raise UserError(f"predict: {source} holds no .wav file")
         for file in files:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from iolaus.data.arrow_rows import label_name
-from iolaus.data.image_folder import EXTENSIONS, image_pixels, new_images
+from iolaus.data.picture import EXTENSIONS, ImageDecoder, new_images, of_shape
 from iolaus.data.sniff import needed
 from iolaus.data.stream_order import Block, stacked
 from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard, StreamedData
@@ -37,6 +37,8 @@ class LitData(StreamedData):
         inputs: key or position of the input, or several, whose numbers stand side by side; None: all others.
         size: height and width that images are resized to; None: they have one size.
         channels: 1 for grey, 3 for colour; None: as the images have.
+        value_range: what is black and white in images of more than 8 bits; see ImageDecoder.
+        background: grey level behind transparent pixels, from 0 to 255.
         num_targets: of an array; None: the first sample says.
         stream: val_path, test_path, num_streams, shuffle_buffer and the settings that every data set has; see StreamedData.
 
@@ -55,6 +57,8 @@ class LitData(StreamedData):
         inputs: str | int | Sequence[str | int] | None = None,
         size: Sequence[int] | None = None,
         channels: int | None = None,
+        value_range: Sequence[float] | None = None,
+        background: int = 255,
         num_targets: int | None = None,
         **stream: Any,
     ):
@@ -63,8 +67,7 @@ class LitData(StreamedData):
             raise UserError("data.num_rows: the index tells how many samples each chunk has; leave it at null")
         self.target = target
         self.inputs = [inputs] if isinstance(inputs, str | int) else list(inputs) if inputs is not None else None
-        self.size = (size[0], size[1]) if size is not None else None
-        self.channels = channels
+        self.decoder = ImageDecoder(size, channels, value_range, background)
 
     def scan(self, file: Path, rows: int | None) -> list[Shard]:
         _, number = chunk(file)
@@ -88,7 +91,7 @@ class LitData(StreamedData):
                 raise UserError(
                     f"predict: {source} is no chunk, and the run's inputs are no images; give folders of chunks"
                 )
-            yield from new_images(source, self.item_shape or (3, *(self.size or (64, 64))), self.transforms)
+            yield from new_images(source, of_shape(self.decoder, self.item_shape), self.transforms)
             return
         try:
             for (inputs,) in self._samples(None)(Shard(source, 0), 0, chunk(source)[1]):
@@ -100,9 +103,7 @@ class LitData(StreamedData):
         labels = self.labels if self.target_kind == "class" else None
         shape = self.item_shape if not self.transforms else None
         kinds = self.input_kind, self.target_kind
-        return Samples(
-            self.inputs, target, self.target, *kinds, labels, self.size, self.channels, self.transform, shape
-        )
+        return Samples(self.inputs, target, self.target, *kinds, labels, self.decoder, self.transform, shape)
 
     def state_dict(self) -> dict[str, Any]:
         shape = tuple(self.sample()[0].shape[1:]) if self.datasets and not self.transforms else self.item_shape
@@ -125,8 +126,7 @@ class Samples:
         input_kind: of arrays: bytes of images stay bytes.
         target_kind: class or real.
         labels: the number of each label; None: labels are 0, 1, ... already.
-        size: of images.
-        channels: of images.
+        decoder: of images.
         apply: transforms.
         shape: that inputs must have; None: as the first one has.
     """
@@ -137,8 +137,7 @@ class Samples:
     input_kind: str
     target_kind: str
     labels: dict[str, int] | None
-    size: tuple[int, int] | None
-    channels: int | None
+    decoder: ImageDecoder
     apply: Any
     shape: tuple[int, ...] | None
 
@@ -172,7 +171,7 @@ class Samples:
         from PIL import Image
 
         if isinstance(value, Image.Image):
-            return image_pixels(value, self.size, self.channels)
+            return self.decoder.convert(value, f"{place}: its {name!r}")
         if self.input_kind != "image":
             return self._numbers(value, name, place, flat=False)
         pixels = self._tensor(value, name, place)
@@ -185,10 +184,11 @@ class Samples:
                 f"{place}: its {name!r} has shape {shape}; of arrays channels come first, as in {[shape[2], *shape[:2]]}: "
                 "write array.transpose(2, 0, 1).copy(), or PIL's images"
             )
-        if self.size is None and self.channels in (None, len(pixels)):
+        if self.decoder.size is None and self.decoder.channels in (None, len(pixels)):
             return pixels
         array = pixels.permute(1, 2, 0).numpy()
-        return image_pixels(Image.fromarray(array[..., 0] if len(pixels) == 1 else array), self.size, self.channels)
+        image = Image.fromarray(array[..., 0] if len(pixels) == 1 else array)
+        return self.decoder.convert(image, f"{place}: its {name!r}")
 
     def _numbers(self, value: Any, name: str | int, place: str, flat: bool = True) -> torch.Tensor:
         found = self._tensor(value, name, place).float()

@@ -32,6 +32,8 @@ class ParquetStream(ArrowStream):
         drop: names of columns to leave out.
         size: height and width that encoded images are resized to; None: they have one size.
         channels: 1 for grey, 3 for colour; None: as the images have.
+        value_range: what is black and white in images of more than 8 bits; see ImageDecoder.
+        background: grey level behind transparent pixels, from 0 to 255.
         num_targets: of a column of lists; None: the file says.
         stream: val_path, test_path, num_streams, shuffle_buffer and the settings that every data set has; see StreamedData.
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
-from iolaus.data.image_folder import EXTENSIONS, new_images
+from iolaus.data.picture import EXTENSIONS, ImageDecoder, new_images, of_shape
 from iolaus.errors import UserError, did_you_mean
 
 BRIGHTEST = 16.0  # of the digits' pixels
@@ -57,7 +57,8 @@ class ScikitLearn(DataModule):
         assert self._item_shape is not None
         is_image = isinstance(source, Path) and (source.is_dir() or source.suffix.lower() in EXTENSIONS)
         if self.input_kind == "image" and is_image:
-            yield from new_images(source, self._item_shape, self.transforms, lambda image: image / 255 * BRIGHTEST)
+            decoder = of_shape(ImageDecoder(), self._item_shape)
+            yield from new_images(source, decoder, self.transforms, lambda image: image / 255 * BRIGHTEST)
             return
         count = math.prod(self._item_shape)
         if isinstance(source, str):

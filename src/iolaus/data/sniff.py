@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from iolaus.data.cells import AmbiguousNumbers, is_amount
 from iolaus.data.columns import classify, refuse_ambiguous, refuse_dates
 from iolaus.data.file_format import SEPARATORS, delimiter, file_format, refuse_other_formats
+from iolaus.data.folders import find_split_folders, visible_files
 from iolaus.data.text_table import TextTable
 from iolaus.errors import UserError, did_you_mean
 from iolaus.overrides import override_text
@@ -84,8 +85,9 @@ def text_table(path: str, data: Mapping[str, Any]) -> TextTable:
 def _told_by_shards(data: Mapping[str, Any]) -> dict[str, str]:
     """Of the first of several Parquet files."""
     path = data.get("path")
-    inside = Path(str(path), "train")
-    file = str(shard_files(inside if inside.is_dir() else path, (".parquet", ".pq"), "data.path")[0])
+    endings = (".parquet", ".pq")
+    inside = find_split_folders(Path(path), endings) if isinstance(path, str) and Path(path).is_dir() else {}
+    file = str(shard_files(inside.get("train", path), endings, "data.path")[0])
     if file_format(file) != "parquet":
         raise UserError(f"data.path: {file} is not a Parquet file, by its first bytes")
     kind = sniff_target_kind(file, data.get("target"))
@@ -121,7 +123,7 @@ def shard_files(path: Any, endings: Iterable[str], key: str) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = sorted(file for file in place.rglob("*") if file.suffix in endings and file.is_file())
+        found = visible_files(place, tuple(endings))
         what = f"{path} holds no file that ends in {' or '.join(endings)}"
     else:
         found = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())

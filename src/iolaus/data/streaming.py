@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from iolaus import ranks
 from iolaus.augment.transforms import composed
 from iolaus.data.arrow_rows import sorted_names
-from iolaus.data.base import DRAWN, EVAL_BATCH_BYTES, SPLITS, STATISTICS_ROWS, DataModule, mean_and_deviation
+from iolaus.data.base import DRAWN, EVAL_BATCH_BYTES, STATISTICS_ROWS, DataModule, mean_and_deviation
+from iolaus.data.folders import find_split_folders
 from iolaus.data.loader import MOST_WORKERS, SHORT_S, Batch, Key, Start
 from iolaus.data.order import permutation
 from iolaus.data.sniff import shard_files
@@ -225,12 +226,10 @@ class StreamedData(DataModule, ABC):
 
     def _found(self) -> dict[str, list[Path]]:
         """The files of each split."""
-        folders = [Path(str(self.path), name) for name in SPLITS]
         paths: dict[str, Any] = {"train": self.path, "val": self.val_path, "test": self.test_path}
-        if isinstance(self.path, str) and folders[0].is_dir():
-            inside = {folder.name: str(folder) for folder in folders if folder.is_dir()}
-            paths = {name: path if name != "train" else None for name, path in paths.items()}
-            paths = {name: path or inside.get(name) for name, path in paths.items()}
+        if isinstance(self.path, str) and Path(self.path).is_dir():
+            inside = find_split_folders(Path(self.path), self.endings)
+            paths = {"train": inside.get("train", self.path)} | {n: paths[n] or inside.get(n) for n in ("val", "test")}
         keys = {"train": "path", "val": "val_path", "test": "test_path"}
         return {
             name: shard_files(path, self.endings, f"data.{keys[name]}")

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.base import DataModule
-from iolaus.data.image_folder import EXTENSIONS, new_images
+from iolaus.data.picture import EXTENSIONS, ImageDecoder, new_images, of_shape
 from iolaus.errors import UserError, did_you_mean
 
 NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST")
@@ -63,7 +63,7 @@ class TorchvisionImages(DataModule):
     def new_items(self, source: Path | str) -> Iterator[torch.Tensor]:
         """An image file, or all of a folder, in the data set's channels and size; nothing is inverted: MNIST is white on black."""
         assert self._file_shape is not None
-        yield from new_images(source, self._file_shape, self.transforms)
+        yield from new_images(source, of_shape(ImageDecoder(), self._file_shape), self.transforms)
 
     def state_dict(self) -> dict[str, Any]:
         return {"class_names": self.class_names}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from iolaus.data.arrow_rows import label_name
-from iolaus.data.image_folder import new_images, pixels
+from iolaus.data.picture import ImageDecoder, new_images, of_shape
 from iolaus.data.sniff import needed
 from iolaus.data.stream_order import Block, stacked
 from iolaus.data.streaming import ReadShard, Shard, StreamedData
@@ -39,6 +39,8 @@ class WebDataset(StreamedData):
         targets: ending of the target: cls, a whole number; txt, the class's name, or an amount; npy, amounts.
         size: height and width that images are resized to; None: they have one size.
         channels: 1 for grey, 3 for colour; None: as the images have.
+        value_range: what is black and white in images of more than 8 bits; see ImageDecoder.
+        background: grey level behind transparent pixels, from 0 to 255.
         stream: val_path, test_path, num_streams, shuffle_buffer and the settings that every data set has; see StreamedData.
 
     Raises:
@@ -54,6 +56,8 @@ class WebDataset(StreamedData):
         targets: str = "cls",
         size: Sequence[int] | None = None,
         channels: int | None = None,
+        value_range: Sequence[float] | None = None,
+        background: int = 255,
         num_targets: int | None = None,
         **stream: Any,
     ):
@@ -62,8 +66,7 @@ class WebDataset(StreamedData):
             raise UserError("data.num_rows: tar files are looked through for their samples; leave it at null")
         self.inputs = [str(ending) for ending in inputs]
         self.targets = targets
-        self.size = (size[0], size[1]) if size is not None else None
-        self.channels = channels
+        self.decoder = ImageDecoder(size, channels, value_range, background)
 
     def scan(self, file: Path, rows: int | None) -> list[Shard]:
         _package()
@@ -102,8 +105,7 @@ class WebDataset(StreamedData):
             self.target_kind,
             self.input_kind,
             labels,
-            self.size,
-            self.channels,
+            self.decoder,
             self.transform,
             self.item_shape if not self.transforms else None,
         )
@@ -113,7 +115,7 @@ class WebDataset(StreamedData):
         if isinstance(source, str):
             raise UserError("predict: give tar files or images; a text is none")
         if source.suffix != ".tar":
-            yield from new_images(source, self.item_shape or (3, *(self.size or (64, 64))), self.transforms)
+            yield from new_images(source, of_shape(self.decoder, self.item_shape), self.transforms)
             return
         reader = TarReader(
             *(
@@ -122,8 +124,7 @@ class WebDataset(StreamedData):
                 self.target_kind,
                 self.input_kind,
                 None,
-                self.size,
-                self.channels,
+                self.decoder,
                 self.transform,
                 None,
             )
@@ -154,8 +155,7 @@ class TarReader:
         target_kind: class or real.
         input_kind: of arrays: bytes of images stay bytes.
         labels: the number of each label; None: labels are 0, 1, ... already.
-        size: of images.
-        channels: of images.
+        decoder: of images.
         apply: transforms.
         shape: that inputs must have; None: as the first one has.
     """
@@ -165,8 +165,7 @@ class TarReader:
     target_kind: str
     input_kind: str
     labels: dict[str, int] | None
-    size: tuple[int, int] | None
-    channels: int | None
+    decoder: ImageDecoder
     apply: Any
     shape: tuple[int, ...] | None
 
@@ -211,11 +210,7 @@ class TarReader:
             if found.is_floating_point() and not found.isfinite().all():
                 raise UserError(f"{place}: its {ending} has a value that is NaN or infinite")
         else:
-            try:
-                found = pixels(io.BytesIO(content), self.size, self.channels)
-            except UserError as error:
-                reason = str(error).partition("an image: ")[2]
-                raise UserError(f"{place}: its {ending} cannot be read as an image: {reason}") from None
+            found = self.decoder.decode(content, f"{place}: its {ending}")
         return found if self.apply is None else self.apply(found)
 
     def _target(self, content: bytes, place: str) -> torch.Tensor:
