@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import pytorch_lightning as pl
+import yaml
 from forked import Child, differences, kill_at_step
 
 from iolaus.callbacks.resume_points import ResumePoints
@@ -221,3 +222,25 @@ def test_private_names_of_lightning_are_where_they_were():
     assert isinstance(trainer._logger_connector._callback_metrics, dict)
     assert callable(trainer._checkpoint_connector.dump_checkpoint)
     assert ResumePoints(".").state_dict() == {}
+
+
+def test_a_table_goes_on_with_the_columns_that_it_began_with(command, tmp_path):
+    """Settings that earlier versions did not save must not change which columns there are, and which cells are empty."""
+    rows = "".join(f"{i},{'?' if i == 7 else i % 5},{i % 2}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text("id,x,y\n" + rows)
+    begun = command(
+        "data=csv",
+        f"data.path={tmp_path}/t.csv",
+        "data.target=y",
+        "data.missing=mean",
+        'data.na=["?"]',
+        "data.keep=[id]",
+        "trainer.max_epochs=1",
+    )
+    assert begun.code == 0, begun.text
+    settings = yaml.safe_load((begun.folder / "config.yaml").read_text())
+    del settings["data"]["keep"], settings["data"]["na"]
+    (begun.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    outcome = command(f"resume={begun.folder}", "trainer.max_epochs=2")
+    assert outcome.code == 0, outcome.text
+    assert json.loads((begun.folder / "results.json").read_text())["epochs"] == 2

@@ -22,7 +22,7 @@ from torch import nn
 from iolaus import ranks
 from iolaus.callbacks.histograms import Histograms
 from iolaus.callbacks.monitor_check import MonitorCheck
-from iolaus.callbacks.resume_points import ResumePoints
+from iolaus.callbacks.resume_points import ResumePoints, newest_point
 from iolaus.check import plain
 from iolaus.checkpoint import CheckpointFiles, read
 from iolaus.consistency import logged_names
@@ -67,13 +67,16 @@ class Run:
         return best[0] if best and best[0] else None
 
 
-def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path | None = None) -> Run:
+def build(
+    config: DictConfig, data: DataModule | None = None, checkpoint: Path | None = None, resumed: bool = False
+) -> Run:
     """Make everything a run needs, the data first: what only its file knows is filled in before the others read it.
 
     Args:
         config: checked; facts of the data that are null are set here, so that the saved settings are complete.
         data: read by another run with the same settings of the data, to be used again.
         checkpoint: whose weights are going to be used: tables are encoded as those that it learned from were; None: a run that learns.
+        resumed: whether the run goes on; tables are then encoded as its newest resume point has them, also by an earlier version.
 
     Raises:
         UserError: for arguments that a class refuses, data that contradict the settings, a device that is not there.
@@ -85,6 +88,8 @@ def build(config: DictConfig, data: DataModule | None = None, checkpoint: Path |
         data = make(plain(config.data), "data")
         if checkpoint is not None and data.keeps_learned:
             _load_learned(data, read(checkpoint))
+        elif resumed and data.keeps_learned and (point := newest_point(Path(config.output_dir, "checkpoints"), False)):
+            _load_learned(data, point[1])
         ranks.in_turn(data.prepare_data)
         data.setup()
     with open_dict(config):

@@ -45,7 +45,7 @@ def train(config: DictConfig, job: Job) -> float | None:
         if "study" in config.stages:
             report.study()
             return None
-        run = report.follow(build(config))
+        run = report.follow(build(config, resumed=job.resumed))
         report.describe_data()
         preflight(run)
         if "info" in config.stages:

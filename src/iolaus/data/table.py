@@ -447,11 +447,13 @@ class Table(DataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         notation = self.target_notation
         signs = [notation.decimal, notation.thousands, notation.affix] if notation else None
-        return {"encoding": self.encoding, "class_names": self.class_names, "na": self.na, "target_notation": signs}
+        learned = {"encoding": self.encoding, "class_names": self.class_names, "left_out": self.left_out}
+        return learned | {"na": self.na, "target_notation": signs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.encoding, self.class_names = state_dict["encoding"], state_dict["class_names"]
         self.na = list(dict.fromkeys([*state_dict.get("na", EARLIER_GAPS), *self.na]))
+        self.left_out = list(state_dict.get("left_out", []))
         signs = state_dict.get("target_notation")
         self.target_notation = Notation(*signs) if signs else None
 
