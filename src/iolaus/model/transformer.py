@@ -18,7 +18,6 @@ class Transformer(nn.Module):
     Args:
         input_shape: shape of one input.
         output_dim: number of outputs.
-        vocab_size: number of tokens, where inputs are tokens; None for other inputs.
         hidden_dim: size of the vectors.
         num_layers: encoder layers.
         num_heads: of the attention; must divide hidden_dim.
@@ -26,6 +25,7 @@ class Transformer(nn.Module):
         dropout: in the layers.
         activation: relu or gelu.
         activation_checkpointing: what the blocks keep for the backward pass; see checkpoint_blocks.
+        vocab_size: number of tokens, where inputs are tokens; None for other inputs.
 
     Shape:
         input: (B, C, H, W), (B, T, D), (B, F) or (B, T) int64 tokens; output: (B, output_dim).
@@ -38,7 +38,6 @@ class Transformer(nn.Module):
         self,
         input_shape: Sequence[int],
         output_dim: int,
-        vocab_size: int | None = None,
         hidden_dim: int = 64,
         num_layers: int = 2,
         num_heads: int = 4,
@@ -46,6 +45,7 @@ class Transformer(nn.Module):
         dropout: float = 0.1,
         activation: str = "gelu",
         activation_checkpointing: Policy = "none",
+        vocab_size: int | None = None,
     ):
         super().__init__()
         if hidden_dim % num_heads:
