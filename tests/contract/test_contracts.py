@@ -122,12 +122,14 @@ def test_models(option, kind):
     torch.testing.assert_close(model(inputs)[:3], model(inputs[:3]))
 
 
-MODELS_OF_OTHERS = [
-    (option, kind)
-    for option in options("model")
-    for kind in OTHERS
-    if kind in read_yaml(CONF / "model" / f"{option}.yaml").get("_accepts_", {}).get("input_kind", [])
-]
+def accepts(option, kind):
+    """Whether a model takes data of a kind of inputs, and the targets that go with them; of tokens these are tokens."""
+    kinds = read_yaml(CONF / "model" / f"{option}.yaml").get("_accepts_", {})
+    targets = ["tokens"] if kind == "tokens" else []
+    return kind in kinds.get("input_kind", []) and set(targets) <= set(kinds.get("target_kind", targets))
+
+
+MODELS_OF_OTHERS = [(option, kind) for option in options("model") for kind in OTHERS if accepts(option, kind)]
 
 
 @pytest.mark.parametrize(("option", "kind"), MODELS_OF_OTHERS)
