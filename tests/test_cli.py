@@ -3,6 +3,7 @@
 import errno
 import re
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -146,10 +147,8 @@ def test_a_command_that_is_not_there(capfd):
 
 
 def test_a_folder_without_rights_is_told_in_a_line(run, capfd, monkeypatch):
-    def refused(*_):
-        raise PermissionError(errno.EACCES, "Permission denied", "made/train.log")
-
-    monkeypatch.setattr(cli, "resume", refused)
+    refused = PermissionError(errno.EACCES, "Permission denied", "made/train.log")
+    monkeypatch.setattr(cli, "resume", Mock(side_effect=refused))
     code, text = call(capfd, "resume", run.folder)
     assert (code, text) == (1, "made/train.log: Permission denied\n")
 

@@ -20,7 +20,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils._pytree import tree_map
 
 from iolaus import ranks
-from iolaus.errors import DamagedCheckpoint, UserError
+from iolaus.errors import CannotWrite, DamagedCheckpoint
 from iolaus.files import PARTIAL, remove
 from iolaus.files import replace as put
 
@@ -50,7 +50,7 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            UserError: when the disk is full or the folder cannot be written; the earlier file is intact.
+            CannotWrite: when the disk is full or the folder cannot be written; the earlier file is intact.
         """
         self.save(checkpoint, Path(path))
 
@@ -104,7 +104,7 @@ def write(checkpoint: dict[str, Any], path: Path, replace: Callable[[Path, Path]
         its size in bytes.
 
     Raises:
-        UserError: when it cannot be written.
+        CannotWrite: when it cannot be written.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -190,12 +190,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(path: Path, error: Exception) -> UserError:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "file write failed" in str(error) or "unexpected pos" in str(error):
-        return UserError(f"{path}: the disk is full; the checkpoint before it is intact. Make room and resume the run")
-    reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-    return UserError(f"{path}: the checkpoint cannot be written: {reason}")
+def _cannot_write(path: Path, error: Exception) -> CannotWrite:
+    cause = error if isinstance(error, OSError) else error.__context__  # torch's own error follows the system's
+    if isinstance(cause, OSError):
+        is_full, reason = cause.errno in (errno.ENOSPC, errno.EDQUOT), cause.strerror
+    else:
+        is_full, reason = (
+            "file write failed" in str(error) or "unexpected pos" in str(error),
+            str(error).splitlines()[0],
+        )
+    if is_full:
+        return CannotWrite(path, "the disk is full; the checkpoint before it is intact")
+    return CannotWrite(path, f"the checkpoint cannot be written: {reason}")
 
 
 def verify(path: Path) -> None:

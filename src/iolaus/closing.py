@@ -52,7 +52,8 @@ def next_steps(
     words = [f"{results['status']} in {results['seconds']['total']:.1f} s: {place}"]
     if results["tested"]:
         words.append(f"tested: {results['tested']}")
-    words.append(f"report: {place}/report.html")
+    if (folder / "report.html").exists():
+        words.append(f"report: {place}/report.html")
     steps = []
     if has_tensorboard:
         logdir = shlex.quote(os.path.relpath(folder.parent)) if folder.parent != Path.cwd() else place

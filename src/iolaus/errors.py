@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -10,6 +11,19 @@ class UserError(Exception):
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that is not, or no longer, what was written."""
+
+
+class CannotWrite(UserError):
+    """A file that could not be written.
+
+    Args:
+        file: the file.
+        reason: in a few words.
+    """
+
+    def __init__(self, file: Path, reason: str):
+        super().__init__(f"{file}: {reason}")
+        self.file, self.reason = file, reason
 
 
 class Pruned(Exception):

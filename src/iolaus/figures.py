@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from iolaus.exhibits import Animation, Curves, Heatmap, Images, Points
+from iolaus.files import write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -318,7 +319,7 @@ def save(figures: dict[str, "Figure"], folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120)
+        write(paths[-1], png(figure))
     return paths
 
 

@@ -1,6 +1,7 @@
 """Files that are at every moment either what they were or the new ones."""
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -17,18 +18,38 @@ def write(file: Path, content: str | bytes) -> None:
 
     Raises:
         UserError: when its folder was removed meanwhile.
+        OSError: with the file's name, when it cannot be written; what it was stays.
     """
     if not file.parent.is_dir():
         raise UserError(f"output_dir: {file.parent} is gone; it was removed while the run went on")
     partial = file.with_name(file.name + PARTIAL)
     partial.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file of one's own
-    with partial.open("xb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
     try:
+        with partial.open("xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
         os.replace(partial, file)
-    except OSError:  # a folder has its name, perhaps
-        partial.unlink()
-        raise
+    except OSError as error:  # the disk is full, or a folder has its name
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def append(file: Path, content: str) -> None:
+    """Append to a file, or leave it as it was.
+
+    Raises:
+        OSError: with the file's name, when it cannot be written.
+    """
+    data = content.encode()
+    with file.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            written = stream.write(data)
+            if written != len(data):  # what a full disk has room for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.truncate(file, size)
+            raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def replace(new: Path, target: Path) -> None:

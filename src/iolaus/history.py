@@ -1,19 +1,25 @@
 """What was logged, one row an epoch: metrics.csv, and the table that report and figures are made from."""
 
 import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
 from iolaus.errors import UserError
+from iolaus.files import append, write
 from iolaus.logger.files import FileLogger
+from iolaus.unwritten import unwritten
 
 
 class History(FileLogger):
     """Gathers an epoch's values into a row, epochs counted from 1; it is complete, and written, when the training split's arrive.
 
-    A row of epoch 0 stands before them where something was measured before the first step.
+    A row of epoch 0 stands before them where something was measured before the first step. Rows that a full disk refuses are written with
+    the next one.
 
     Args:
         path: the csv file.
@@ -27,6 +33,7 @@ class History(FileLogger):
         self.start: dict[str, float] = {}  # what was measured before the first step
         self._pending: dict[str, float] = {}
         self._columns: list[str] = []
+        self._is_behind = False  # whether the file lacks rows
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -60,17 +67,30 @@ class History(FileLogger):
         self._columns += new
         if len(self.rows) > 1 and not self.path.exists():
             raise UserError(f"output_dir: {self.path.parent} is gone; it was removed while the run went on")
-        if new:  # a column that appears later, as with validation every other epoch, needs the whole file anew
+        if new or self._is_behind:  # a column may appear later, as with validation every other epoch
             self._write_all()
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+        with self._noted():
+            append(self.path, self._text([row]))
 
     def _write_all(self) -> None:
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows([self.start] * bool(self.start) + self.rows)
+        head = {name: name for name in self._columns}
+        with self._noted():
+            write(self.path, self._text([head, *[self.start] * bool(self.start), *self.rows]))
+
+    def _text(self, rows: Sequence[dict[str, Any]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns).writerows(rows)
+        return text.getvalue()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note whether the file has all rows."""
+        self._is_behind = True
+        with unwritten.noted(self.path):
+            yield
+            self._is_behind = False
+            unwritten.forget(self.path)
 
     def written(self) -> dict[str, Any]:
         """All rows so far, and the values that wait for the rest of theirs."""

@@ -82,14 +82,14 @@ def preview(run: Run, folder: Path) -> str:
         folder: for model.txt, graph.svg and figures/schedule.png.
     """
     table, drawn = "", list[Path]()
-    with warn_on_failure("model.txt"):
+    with warn_on_failure("model.txt", folder):
         table = summarize(run.task.model, *run.task.example(1)[:-1])
         (folder / "model.txt").write_text(table, encoding="utf-8")
-    with warn_on_failure("graph.svg"):
+    with warn_on_failure("graph.svg", folder):
         drawn += draw(run.task.model, run.task.example(2)[:-1], folder)
-    with warn_on_failure("figures/schedule.png"):
+    with warn_on_failure("figures/schedule.png", folder):
         drawn += draw_schedule(run, folder)
-    with warn_on_failure("figures/inputs.png"):
+    with warn_on_failure("figures/inputs.png", folder):
         drawn += draw_inputs(run, folder)
     steps = steps_per_epoch(run.data, run.config["trainer"])
     lines = [

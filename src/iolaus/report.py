@@ -23,9 +23,10 @@ from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
 from iolaus.check import plain
 from iolaus.closing import next_steps, outcome
+from iolaus.commands import run_command
 from iolaus.diagnosis import undefined_values, unpredicted_classes
 from iolaus.divergence import Diverged
-from iolaus.errors import Pruned, UserError
+from iolaus.errors import CannotWrite, Pruned, UserError
 from iolaus.exhibits import Exhibit
 from iolaus.files import write
 from iolaus.init_from import take_weights
@@ -41,6 +42,7 @@ from iolaus.signals import Stopped, requests
 from iolaus.strategy.ddp import unused_error
 from iolaus.strict_json import to_json
 from iolaus.terminal import RESULT
+from iolaus.unwritten import list_unwritten, threads_kept_quiet, unwritten
 from iolaus.user_code import UserCodeError, warn_on_failure
 
 log = logging.getLogger("iolaus")
@@ -91,6 +93,8 @@ class Report:
     def __enter__(self) -> "Report":
         if self._speaks:
             self._claim = claim(self.folder, self.job.resumed)
+        self._threads = threads_kept_quiet()
+        self._threads.__enter__()
         self._handlers = requests.install()
         slurm.remember(self.folder)
         if self.job.resumed:
@@ -284,7 +288,7 @@ class Report:
         if (
             error is not None
             and status == "failed"
-            and (isinstance(error, UserCodeError) or not isinstance(error, UserError))
+            and (isinstance(error, UserCodeError) or not isinstance(error, UserError | OSError))
         ):
             log_traceback(error, self.folder / "train.log")
         if self._speaks:
@@ -292,10 +296,28 @@ class Report:
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
                 slurm.requeue()
         requests.reinstall(self._handlers)
+        self._threads.__exit__(None, None, None)
         if self._claim is not None:
             Path(self._claim.name).unlink(missing_ok=True)
             self._claim.close()
+        if isinstance(error, CannotWrite):
+            unwritten.note(self.folder / error.file, error)
+        if lost := unwritten.take(self.folder):
+            raise UserError(self._missing(lost, status)) from error
         return pruned
+
+    def _missing(self, lost: dict[str, str], status: str) -> str:
+        """Say which files could not be written, what the folder has, and how to go on.
+
+        Args:
+            lost: the reason by file.
+            status: as in results.json.
+        """
+        kept = [name for name in KEPT if name not in lost and (self.folder / name).exists()]
+        place, allow = os.path.relpath(self.folder), list(self.config.get("allow") or [])
+        is_whole = status == "completed" and "results.json" not in lost
+        step = run_command("report" if is_whole else "resume", self.folder, allow)
+        return f"{place}: {list_unwritten(lost)}\nkept: {', '.join(kept) or 'nothing'}\nmake room on its disk, then: {step}"
 
     def _warn_of_values(self, metrics: dict[str, dict[str, float]]) -> None:
         """Log which values are not defined and why, and which classes were never predicted."""
@@ -314,7 +336,8 @@ class Report:
         if not self.config.trainer.fast_dev_run:
             if is_over:  # before the run counts as completed: a kill while it is drawn leaves no gap
                 self._log_objective(results)
-            self._write(results)
+            with unwritten.noted(self.folder / "results.json"):
+                self._write(results)
             if is_over and self.draws:
                 self._draw(results, self.run.trainer.loggers if self.run else [])
             self._write_report(results)
@@ -332,8 +355,9 @@ class Report:
     def _write_report(self, results: dict[str, Any]) -> None:
         self._ended = results
         results |= {"shown": self._finds + self._shown, "changed": self.job.changed()}
-        self._write(results)
-        write_report(self.folder, results)
+        with unwritten.noted(self.folder / "report.html"):
+            self._write(results)
+            write_report(self.folder, results)
 
     def _write(self, results: dict[str, Any]) -> None:
         write(self.folder / "results.json", to_json(results, indent=2) + "\n")
@@ -415,7 +439,7 @@ class Report:
                 drawn[name] = functools.partial(_metric_figure, run, name)
         self._shown = []
         for name, make_figure in drawn.items():
-            with warn_on_failure(f"figures/{name}.png"):
+            with warn_on_failure(f"figures/{name}.png", self.folder):
                 self._shown.append(show.figure(name, make_figure(), self.folder, loggers, results["steps"]))
         for callback in run.trainer.callbacks:  # type: ignore[attr-defined]
             with warn_on_failure(f"{type(callback).__name__}.show"):
@@ -429,7 +453,7 @@ class Report:
                         logger.add("text", f"profile/{file.stem}", text, results["steps"])
         if run.trainer.optimizers and results["status"] == "completed":
             for name, draw in (("schedule", draw_schedule), ("inputs", draw_inputs)):
-                with warn_on_failure(f"figures/{name}.png"):
+                with warn_on_failure(f"figures/{name}.png", self.folder):
                     self._shown += [{"file": f"figures/{path.name}"} for path in draw(run, self.folder)]
         for logger in loggers:
             if isinstance(logger, TensorBoard):
@@ -475,6 +499,16 @@ def _profiles(run: Run, folder: Path) -> list[Path]:
         log.info("profile: %s", ", ".join(os.path.relpath(table) for table in tables))
     return tables
 
+
+# of what a run leaves, what its owner goes on from
+KEPT = (
+    "config.yaml",
+    "results.json",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "checkpoints/previous.ckpt",
+    "metrics.csv",
+)
 
 # of what a run leaves, what it would write over in a folder of something else
 WRITTEN = ("results.json", "report.md", "report.html", "metrics.csv", "model.txt", "checkpoints", "figures", "samples")

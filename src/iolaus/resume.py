@@ -13,6 +13,7 @@ import iolaus.interpolations  # noqa: F401  what settings call by name
 from iolaus.check import check, plain
 from iolaus.errors import UserError
 from iolaus.rules import GROUPS
+from iolaus.run_log import LogFile
 from iolaus.runs import (
     Changes,
     Job,
@@ -73,7 +74,7 @@ def resume(folder: Path, overrides: list[str], allow: list[str], quiet: bool = F
     from iolaus.train import train
 
     root = logging.getLogger()
-    handlers: list[logging.Handler] = [Console(sys.stdout), logging.FileHandler(folder / "train.log", encoding="utf-8")]
+    handlers: list[logging.Handler] = [Console(sys.stdout), LogFile(folder / "train.log")]
     handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers[0].setLevel(RESULT if quiet else logging.NOTSET)
     root.setLevel(logging.INFO)

@@ -10,10 +10,36 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from iolaus.terminal import FILE_ONLY, nobody_reads
+from iolaus.unwritten import is_of_disk, unwritten
 
 PRINTED = "iolaus.printed"  # the logger of printed lines
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class LogFile(logging.FileHandler):
+    """Writes train.log; what a full disk refuses is noted, and written later where there is room again.
+
+    Args:
+        filename: the file.
+        encoding: of its characters.
+    """
+
+    def __init__(self, filename: str | Path, encoding: str = "utf-8"):
+        super().__init__(filename, encoding=encoding)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Note a file that cannot be written; every other error is told."""
+        error = sys.exc_info()[1]
+        if error is not None and is_of_disk(error):
+            unwritten.note(self.baseFilename, error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, also where its last lines cannot be written."""
+        with unwritten.noted(self.baseFilename):
+            super().close()
 
 
 def log_traceback(error: BaseException, file: Path | None = None) -> None:
@@ -27,7 +53,7 @@ def log_traceback(error: BaseException, file: Path | None = None) -> None:
     if log.hasHandlers():  # without any, Python would write it to the terminal
         log.error("traceback:", exc_info=error, extra=FILE_ONLY)
     elif file is not None and file.parent.is_dir():
-        with file.open("a", encoding="utf-8") as opened:
+        with unwritten.noted(file), file.open("a", encoding="utf-8") as opened:
             opened.writelines(traceback.format_exception(error))
 
 

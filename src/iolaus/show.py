@@ -11,6 +11,7 @@ import numpy as np
 
 from iolaus import board, figures
 from iolaus.exhibits import Animation, Audio, Curves, Exhibit, Heatmap, Images, Points, Table, Text
+from iolaus.files import write
 from iolaus.logger.service import Service
 from iolaus.logger.tensorboard import TensorBoard
 from iolaus.user_code import warn_on_failure
@@ -29,7 +30,7 @@ def show(exhibits: dict[str, Exhibit], folder: Path, loggers: Iterable[Any], ste
     loggers = list(loggers)
     shown: list[Shown] = []
     for name, exhibit in exhibits.items():
-        with warn_on_failure(name):
+        with warn_on_failure(name, folder):
             shown.append(_show(name, exhibit, folder, loggers, step))
     return shown
 
@@ -39,7 +40,7 @@ def _show(name: str, exhibit: Exhibit, folder: Path, loggers: list[Any], step: i
     match exhibit:
         case Text(text=text):
             file = _file(folder, f"samples/{name}.txt")
-            file.write_text(text, encoding="utf-8")
+            write(file, text)
         case Table(columns=columns, rows=rows):
             file = _file(folder, f"samples/{name}.csv")
             _write_csv(file, columns, rows)
@@ -49,7 +50,7 @@ def _show(name: str, exhibit: Exhibit, folder: Path, loggers: list[Any], step: i
             _write_wav(file, samples, rate)
         case Animation():
             file = _file(folder, f"figures/{name}.gif")
-            file.write_bytes(figures.animation(exhibit))
+            write(file, figures.animation(exhibit))
             _picture(file, loggers, step)
         case Curves() | Heatmap() | Points() | Images():
             return figure(name, figures.drawn(exhibit), folder, loggers, step)
@@ -92,13 +93,15 @@ def _file(folder: Path, name: str) -> Path:
 def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    file.write_text(text.getvalue(), encoding="utf-8")
+    write(file, text.getvalue())
 
 
 def _write_wav(file: Path, samples: Any, rate_hz: int) -> None:
     pcm = (np.clip(np.asarray(samples, dtype=np.float32), -1, 1) * 32767).astype("<i2")
-    with wave.open(str(file), "wb") as sound:
+    content = io.BytesIO()
+    with wave.open(content, "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(2)
         sound.setframerate(rate_hz)
         sound.writeframes(pcm.tobytes())
+    write(file, content.getvalue())

@@ -18,6 +18,7 @@ from typing import Any
 from iolaus import ranks
 from iolaus.errors import Pruned, UserError
 from iolaus.run_log import log_traceback
+from iolaus.unwritten import is_of_disk, unwritten
 
 log = logging.getLogger("iolaus")
 
@@ -101,17 +102,21 @@ def user_errors_located(settings: dict[str, Any], log_file: Path | None = None) 
 
 
 @contextmanager
-def warn_on_failure(what: str) -> Iterator[None]:
+def warn_on_failure(what: str, folder: Path | None = None) -> Iterator[None]:
     """Leave out what fails: a figure or sample is no reason to end a run, so a warning says why; train.log has the traceback.
 
     Args:
         what: is made, by the name of its file or setting.
+        folder: of the run; a file in it that the disk refuses is noted in `unwritten` instead.
     """
     try:
         yield
     except Exception as error:  # networks, metrics and drawings fail in more ways than can be listed
         if ranks.is_of_connection(error):
             raise
+        if folder is not None and is_of_disk(error):
+            unwritten.note(getattr(error, "filename", None) or folder / what, error)
+            return
         log.warning("%s: left out: %s", what, failure_line(error))
         log_traceback(error)
 

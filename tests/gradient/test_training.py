@@ -46,7 +46,7 @@ def test_finite_differences_give_the_run_of_reverse_mode(name, tmp_path):
     exact, other = (fit(tmp_path / g, f"gradient={g}", *double) for g in ("reverse", "finite_difference"))
     assert exact.trainer.global_step == other.trainer.global_step > 0
     for (key, weight), found in zip(exact.task.state_dict().items(), other.task.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, weight, atol=1e-5, rtol=1e-5, msg=lambda text: f"{key}: {text}")
+        torch.testing.assert_close(found, weight, atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
     for row, found in zip(exact.history.rows, other.history.rows, strict=True):
         assert row == pytest.approx(found, abs=1e-5)
 

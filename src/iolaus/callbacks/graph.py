@@ -45,7 +45,7 @@ class Graph(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         model: nn.Module = pl_module.model  # type: ignore[assignment]
-        with warn_on_failure("graph.svg"):
+        with warn_on_failure("graph.svg", Path(self.output_dir)):
             self._draw(model, pl_module.example(2)[:-1], trainer.loggers)  # type: ignore[operator]
 
     def _draw(self, model: nn.Module, inputs: tuple[torch.Tensor, ...], loggers: Iterable[Any]) -> None:

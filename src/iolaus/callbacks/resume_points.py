@@ -21,6 +21,7 @@ from iolaus.files import replace, tidy
 from iolaus.runs import paths_moved
 from iolaus.signals import Stopped, requests
 from iolaus.task.base import Task
+from iolaus.unwritten import unwritten
 
 log = logging.getLogger("iolaus")
 
@@ -207,8 +208,9 @@ class ResumePoints(pl.Callback):
             for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
                 progress.reset_on_run()
             loop.batch_progress.increment_ready()
-        self.save(trainer)
-        self.files.wait()
+        with unwritten.noted(self.folder / LAST):  # the training has ended: its test and its results are worth having
+            self.save(trainer)
+            self.files.wait()
         requests.patience = None
         if requests.received is not None:
             raise Stopped(requests.received)

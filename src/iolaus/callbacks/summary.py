@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from iolaus.files import write
 from iolaus.undisturbed import undisturbed
 from iolaus.user_code import warn_on_failure
 
@@ -30,11 +31,11 @@ class Summary(pl.Callback):
         self.most_rows = most_rows
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with warn_on_failure("model.txt"):
+        with warn_on_failure("model.txt", Path(self.output_dir)):
             text = summarize(pl_module.model, *pl_module.example(1)[:-1])  # type: ignore[arg-type, operator]
             if trainer.is_global_zero:  # the others take part, where they hold parts of the weights
                 file = Path(self.output_dir, "model.txt")
-                file.write_text(text, encoding="utf-8")
+                write(file, text)
                 log.info("%s", self._told(text, file))
 
     def _told(self, text: str, file: Path) -> str:

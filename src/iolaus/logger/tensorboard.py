@@ -41,7 +41,11 @@ class TensorBoard(TensorBoardLogger):
             if not isinstance(cause, OSError):
                 raise
             if not self._failed:
-                log.warning("TensorBoard's file cannot be written: %s; the run goes on without it", cause)
+                log.warning(
+                    "TensorBoard's file in %s cannot be written: %s; the run goes on without it",
+                    self.save_dir,
+                    cause.strerror or cause,
+                )
             self._failed = True
 
     @rank_zero_only
@@ -110,8 +114,9 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Flush; the settings stand in config.yaml and need no second file."""
-        with self._going_on():
-            self.experiment.flush()
+        if not self._failed:
+            with self._going_on():
+                self.experiment.flush()
 
     def written(self) -> dict[str, int]:
         """Bytes written so far, by file."""

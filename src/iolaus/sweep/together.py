@@ -25,7 +25,7 @@ from iolaus.divergence import diverged
 from iolaus.init_from import take_weights
 from iolaus.preflight import preflight
 from iolaus.report import Report
-from iolaus.run_log import logged_stdout
+from iolaus.run_log import LogFile, logged_stdout
 from iolaus.runs import Job
 from iolaus.signals import Stopped, requests
 from iolaus.sweep.stack import Evaluation, Moment, Stack
@@ -75,7 +75,7 @@ class Member:
     def logged(self) -> Iterator[None]:
         """What is said goes to this run's train.log too."""
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(self._log_file)
+        handler = LogFile(self._log_file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         try:
