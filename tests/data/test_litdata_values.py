@@ -5,14 +5,17 @@ import pytest
 from PIL import Image
 
 from iolaus.data.litdata import LitData, Samples, label_of
-from iolaus.data.picture import EXTENSIONS
+from iolaus.data.picture import EXTENSIONS, ImageDecoder
 from iolaus.errors import UserError
 
 PICTURE = np.zeros((8, 6, 3), np.uint8)
 
 
 def item(value):
-    samples = Samples(["image"], "class", "class", "image", "class", None, None, None, None, None)
+    decoder = ImageDecoder()
+    samples = Samples(
+        ["image"], "class", "class", "image", "class", labels=None, decoder=decoder, apply=None, shape=None
+    )
     return samples._item({"image": value, "class": 1}, "data.path: f.bin row 0")
 
 

@@ -42,7 +42,7 @@ class ArrowStream(StreamedData, ABC):
         self.target = str(target)  # names such as 3 arrive as numbers
         self.columns = [str(name) for name in columns] if columns is not None else None
         self.drop = [str(name) for name in drop]
-        self.decoder = ImageDecoder(size, channels, value_range, background)
+        self.decoder: ImageDecoder = ImageDecoder(size, channels, value_range, background)
 
     def rows_to_tensors(self, target: str | None) -> ArrowRows:
         """What makes inputs, and targets of a column, of rows."""

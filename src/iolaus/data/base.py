@@ -16,9 +16,11 @@ from iolaus.augment.base import is_spatial
 from iolaus.augment.transforms import apply_to_both, composed
 from iolaus.data.bad_files import BadItem
 from iolaus.data.facts import check_tokens, choose_positive_class
+from iolaus.data.image_values import refuse_constant_images
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, count_batches, fold, row_dtype, shares, shuffled, split
+from iolaus.data.picture import ImageDecoder
 from iolaus.data.score_warnings import score_warnings
 from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
@@ -64,6 +66,7 @@ class DataModule(pl.LightningDataModule, ABC):
     no_folds = ""  # why a data set is not cut into folds
     cuts_itself = False  # whether `load` cuts the splits that are not given, by `hold_out_rows`
     new_endings: frozenset[str] = frozenset()  # of the files of a folder that are predicted for; none: all of them
+    decoder: ImageDecoder | None = None  # of encoded images
     keeps_learned = False  # whether `load` goes by what `load_state_dict` brought back, if it did
 
     def __init__(
@@ -115,6 +118,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.min_train_rows = 1  # of a process in a training batch; a smaller last batch is joined to the one before
         self.unseen = Unseen()  # categories of the rows that were read since this was taken
         self.warnings: list[str] = []  # lines on what may make the score mean little, to be read before training
+        self.notes: list[str] = []  # lines on how files and folders were understood
         self.is_shared = True  # by the processes that train together; each looks at all rows otherwise
         self._fingerprint: dict[str, Any] | None = None
 
@@ -140,6 +144,8 @@ class DataModule(pl.LightningDataModule, ABC):
                 self._cut(name, total)
         self.fit_splits()
         self._check()
+        if self.input_kind == "image":
+            refuse_constant_images(self.datasets, self.rows)
         dataset = self.datasets["train"]
         if self.input_kind == "table" and isinstance(dataset, TensorDataset) and dataset.tensors[0].ndim == 2:
             inputs, targets = dataset.tensors
@@ -315,7 +321,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def describe(self) -> list[str]:
         """Return lines that say how the data were understood: the target, the inputs, the rows of each split."""
         rows = ", ".join(f"{name} {len(self.rows[name]):,}" for name in SPLITS if name in self.rows)
-        return [*self.describe_target(), *self.describe_inputs(), f"rows: {rows}"]
+        return [*self.describe_target(), *self.describe_inputs(), *self.notes, f"rows: {rows}"]
 
     def describe_target(self) -> list[str]:
         """Return lines on the target: classification with the training rows of each class, or regression with the range."""
@@ -343,7 +349,8 @@ class DataModule(pl.LightningDataModule, ABC):
     def describe_inputs(self) -> list[str]:
         """Return lines on the inputs: their kind and shape, and what was left out or converted."""
         shape = " x ".join(map(str, self.input_shape)) if self.input_shape else ""
-        return [f"inputs: {self.input_kind}{f' of {shape}' if shape else ''}"]
+        line = f"inputs: {self.input_kind}{f' of {shape}' if shape else ''}"
+        return [line, *(self.decoder.describe() if self.decoder is not None else [])]
 
     def _balancing_weights(self) -> list[float] | None:
         """Rows / (classes * rows of the class): every class then counts the same. None where the labels are not at hand."""

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.data.bad_files import ADVICE, list_left_out, refuse_empty_classes, unreadable_rows
 from iolaus.data.base import DataModule
-from iolaus.data.folders import find_split_folders, subfolders, visible_files
+from iolaus.data.folders import describe_split_folders, find_split_folders, subfolders, visible_files
 from iolaus.data.picture import EXTENSIONS, ImageDecoder, new_images
 from iolaus.errors import UserError
 
@@ -77,7 +77,7 @@ class ImageFolder(DataModule):
     ):
         super().__init__(**base)
         self.path = Path(path)
-        self.decoder = ImageDecoder((size[0], size[1]), channels, value_range, background)
+        self.decoder: ImageDecoder = ImageDecoder((size[0], size[1]), channels, value_range, background)
         self.in_memory = in_memory
         self.bad_files: str = bad_files
 
@@ -86,6 +86,7 @@ class ImageFolder(DataModule):
             raise UserError(f"data.path: {self.path} is not a folder")
         classes = [str(name) for name in self.class_names or ()]
         folders = find_split_folders(self.path, EXTENSIONS, has_classes=True, class_names=classes)
+        self.notes += [describe_split_folders(self.path, folders)] if folders else []
         folders = folders or {"train": self.path}
         names = subfolders(folders["train"])
         if len(names) < 2:

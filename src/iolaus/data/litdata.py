@@ -67,7 +67,7 @@ class LitData(StreamedData):
             raise UserError("data.num_rows: the index tells how many samples each chunk has; leave it at null")
         self.target = target
         self.inputs = [inputs] if isinstance(inputs, str | int) else list(inputs) if inputs is not None else None
-        self.decoder = ImageDecoder(size, channels, value_range, background)
+        self.decoder: ImageDecoder = ImageDecoder(size, channels, value_range, background)
 
     def scan(self, file: Path, rows: int | None) -> list[Shard]:
         _, number = chunk(file)

@@ -68,6 +68,11 @@ class ImageDecoder:
         assert self.channels is not None
         return self.channels, self.size[0], self.size[1]
 
+    def describe(self) -> list[str]:
+        """Return a line on what was converted of the images read so far; none where nothing was."""
+        kinds = [f"{count:,} {kind}" for kind, count in self.seen.items() if kind != "images" and count]
+        return [f"converted, of {self.seen['images']:,} images read: {', '.join(kinds)}"] if kinds else []
+
     def read(self, file: Path) -> torch.Tensor:
         """Decode an image file.
 
@@ -95,7 +100,7 @@ class ImageDecoder:
         with translate_errors(name), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.seen["images"] += 1
-            self.seen["several frames"] += bool(getattr(image, "is_animated", False))
+            self.seen["with several frames (the first counts)"] += bool(getattr(image, "is_animated", False))
             image.load()
             is_deep, tags = image.mode[0] in "IF", dict(getattr(image, "tag_v2", {}))
             if not is_deep and SIGNED in tags.get(SAMPLE_FORMAT, ()):
@@ -116,7 +121,7 @@ class ImageDecoder:
         try:
             orientation = image.getexif().get(ORIENTATION, 1)
         except Exception:  # Pillow raises whatever broken metadata lead it to; the pixels have been read
-            self.seen["broken metadata"] += 1
+            self.seen["with broken metadata (not turned)"] += 1
             return image
         methods = (
             *(None, None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM),
@@ -137,8 +142,8 @@ class ImageDecoder:
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         if image.getchannel("A").getextrema()[0] == 255:
             return image
-        self.seen["transparent"] += 1
         level = self.background
+        self.seen[f"transparent (on grey level {level})"] += 1
         return Image.alpha_composite(Image.new("RGBA", image.size, (level, level, level, 255)), image)
 
     def _eight_bits(self, image: "PILImage.Image", tags: dict[int, Any], name: str) -> "PILImage.Image":
@@ -159,11 +164,11 @@ class ImageDecoder:
         else:
             kind, white = f"whole numbers of {bits} bits", 2 ** (bits - is_signed) - 1 if bits <= 16 else None
             raw = raw.view(np.uint32) if bits == 32 and not is_signed else raw  # Pillow has signed ones alone
-        self.seen[kind] += 1
         values = raw.astype(np.float64)
         if bad := int((~np.isfinite(values)).sum()):
             raise UserError(f"{name} has {bad} pixels that are NaN or infinite; give them a value")
         low, high = self.value_range or known_range(values, kind, white, name)
+        self.seen[f"of {kind} ({low:g} is black, {high:g} white)"] += 1
         values -= low
         values *= 255 / (high - low)
         if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:

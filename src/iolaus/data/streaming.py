@@ -18,7 +18,7 @@ from iolaus import ranks
 from iolaus.augment.transforms import composed
 from iolaus.data.arrow_rows import sorted_names
 from iolaus.data.base import DRAWN, EVAL_BATCH_BYTES, STATISTICS_ROWS, DataModule, mean_and_deviation
-from iolaus.data.folders import find_split_folders
+from iolaus.data.folders import describe_split_folders, find_split_folders
 from iolaus.data.loader import MOST_WORKERS, SHORT_S, Batch, Key, Start
 from iolaus.data.order import permutation
 from iolaus.data.sniff import shard_files
@@ -229,6 +229,7 @@ class StreamedData(DataModule, ABC):
         paths: dict[str, Any] = {"train": self.path, "val": self.val_path, "test": self.test_path}
         if isinstance(self.path, str) and Path(self.path).is_dir():
             inside = find_split_folders(Path(self.path), self.endings)
+            self.notes += [describe_split_folders(Path(self.path), inside)] if inside else []
             paths = {"train": inside.get("train", self.path)} | {n: paths[n] or inside.get(n) for n in ("val", "test")}
         keys = {"train": "path", "val": "val_path", "test": "test_path"}
         return {

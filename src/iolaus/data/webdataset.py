@@ -66,7 +66,7 @@ class WebDataset(StreamedData):
             raise UserError("data.num_rows: tar files are looked through for their samples; leave it at null")
         self.inputs = [str(ending) for ending in inputs]
         self.targets = targets
-        self.decoder = ImageDecoder(size, channels, value_range, background)
+        self.decoder: ImageDecoder = ImageDecoder(size, channels, value_range, background)
 
     def scan(self, file: Path, rows: int | None) -> list[Shard]:
         _package()
