@@ -215,7 +215,6 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "data/columns",
             "data/file_format",
             "data/folders",
-    "data/image_values",
             "data/sniff",
             "data/text_table",
             "tables",
