@@ -28,7 +28,8 @@ if sys.version_info < (3, 11):  # noqa: UP036  which is what somebody has who di
 try:
     from omegaconf import DictConfig
 
-    from iolaus.compose import launch, this_job
+    from iolaus.compose import this_job
+    from iolaus.launch import launch
     from iolaus.train import train
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("omegaconf", "hydra", "yaml", "iolaus"):

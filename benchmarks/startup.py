@@ -15,7 +15,7 @@ import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 sys.argv = ["train.py", *sys.argv[1:]]
 from train import main
-from iolaus.compose import launch
+from iolaus.launch import launch
 from iolaus.startup import import_lightning
 import iolaus.startup as startup
 from pathlib import Path
@@ -29,8 +29,8 @@ def stop_after_a_step():
         os._exit(0)
     FastEpochLoop._step = once
 
-import iolaus.compose as compose
-compose.import_lightning = stop_after_a_step
+import iolaus.launch as launching
+launching.import_lightning = stop_after_a_step
 launch(main)
 """
 

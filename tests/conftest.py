@@ -17,7 +17,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from iolaus.compose import OWN_FULL_ERROR, launch
+from iolaus.launch import OWN_FULL_ERROR, launch
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"

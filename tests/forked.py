@@ -20,7 +20,7 @@ import train as train_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iolaus.checkpoint import read
-from iolaus.compose import launch
+from iolaus.launch import launch
 from iolaus.task.base import Task
 
 IMPORTED = (matplotlib.pyplot, pandas, sklearn.datasets)  # here, so that no child has to

@@ -122,7 +122,7 @@ TORCH_FREE = """
 import sys
 sys.argv = ["train.py", *{arguments!r}]
 from train import main
-from iolaus.compose import launch
+from iolaus.launch import launch
 code = 0
 try:
     launch(main)

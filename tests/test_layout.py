@@ -83,7 +83,8 @@ LAYERS = {
     "form": 1,
     "endpoint": 8.1,
     **dict.fromkeys(["export", "serve"], 8.2),
-    **dict.fromkeys(["compose"], 9),
+    "compose": 9,
+    "launch": 9.3,
     **dict.fromkeys(["cli"], 9.6),
     **dict.fromkeys(["__main__"], 10),
 }
@@ -168,6 +169,7 @@ def test_imports_go_one_way(file):
             assert own in {
                 "check",
                 "compose",
+                "launch",
                 "defaults",
                 "explain",
                 "build",
@@ -199,6 +201,7 @@ def test_the_way_in_imports_nothing_heavy_at_module_level():
             "check",
             "consistency",
             "compose",
+            "launch",
             "explain",
             "startup",
             "cli",

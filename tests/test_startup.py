@@ -12,7 +12,7 @@ SCRIPT = """
 import sys
 sys.argv = ["train.py", "trainer.max_epochs=1", "stages=[fit]", "data=line", "callbacks=[]", "logger=[]", "output_dir=run"]
 from train import main
-from iolaus.compose import launch
+from iolaus.launch import launch
 steps = []
 from iolaus import startup
 startup.import_lightning()

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
 
 from iolaus import supervise
-from iolaus.compose import OWN_FULL_ERROR, _friendly, launch
+from iolaus.launch import OWN_FULL_ERROR, _friendly, launch
 from iolaus.sweep import jobs
 from iolaus.task.base import Task
 
