@@ -1,6 +1,5 @@
 """The course of a run from its folder to its end: results.json for programs, a report and a table for people."""
 
-import fcntl
 import functools
 import logging
 import math
@@ -22,6 +21,7 @@ from iolaus.build import Run, build, make, quiet
 from iolaus.callbacks.go_back import GoBack
 from iolaus.callbacks.resume_points import ResumePoints, cut_back, newest_point, own_state
 from iolaus.check import plain
+from iolaus.claim import claim
 from iolaus.closing import next_steps, outcome
 from iolaus.commands import run_command
 from iolaus.diagnosis import undefined_values, unpredicted_classes
@@ -37,7 +37,7 @@ from iolaus.references import keep_references
 from iolaus.results import command, framework, git, machine, setting, told, versions
 from iolaus.run_log import log_traceback
 from iolaus.run_report import write_report
-from iolaus.runs import Job, read_results, resume_command
+from iolaus.runs import Job, read_results
 from iolaus.signals import Stopped, requests
 from iolaus.strategy.ddp import unused_error
 from iolaus.strict_json import to_json
@@ -509,35 +509,6 @@ KEPT = (
     "checkpoints/previous.ckpt",
     "metrics.csv",
 )
-
-# of what a run leaves, what it would write over in a folder of something else
-WRITTEN = ("results.json", "report.md", "report.html", "metrics.csv", "model.txt", "checkpoints", "figures", "samples")
-
-
-def claim(folder: Path, resumed: bool) -> TextIO:
-    """Make a folder this process' own, for as long as the file that is returned is open.
-
-    Raises:
-        UserError: when it holds a run already, or files that a run would write over, or another process trains in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    held = (folder / ".lock").open("w")
-    try:
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's it is not handed on to a loader's processes
-        if not os.path.samestat(os.fstat(held.fileno()), os.stat(held.name)):
-            raise BlockingIOError  # it was another's, who has just removed it
-    except (BlockingIOError, FileNotFoundError):
-        held.close()
-        raise UserError(f"output_dir: another process is training in {folder}") from None
-    if not resumed and (folder / "config.yaml").exists():
-        held.close()
-        raise UserError(
-            f"output_dir: {folder} holds a run already; choose another folder, or go on with it: {resume_command(folder)}"
-        )
-    if not resumed and (others := [name for name in WRITTEN if (folder / name).exists()]):
-        held.close()
-        raise UserError(f"output_dir: {folder} holds {', '.join(others)} of something else; choose another folder")
-    return held
 
 
 def _metric_figure(run: Run, name: str) -> Any:

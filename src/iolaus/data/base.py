@@ -12,8 +12,6 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from iolaus import ranks
-from iolaus.augment.base import is_spatial
-from iolaus.augment.transforms import apply_to_both, composed
 from iolaus.data.bad_files import BadItem
 from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.image_values import refuse_constant_images
@@ -22,6 +20,8 @@ from iolaus.data.memory import narrowed, parts
 from iolaus.data.order import SCALARS, count_batches, fold, row_dtype, shares, shuffled, split
 from iolaus.data.picture import ImageDecoder
 from iolaus.data.score_warnings import score_warnings
+from iolaus.data.statistics import mean_and_deviation
+from iolaus.data.transformed import transform
 from iolaus.data.unseen import Unseen
 from iolaus.errors import UserError
 
@@ -153,19 +153,11 @@ class DataModule(pl.LightningDataModule, ABC):
             self.warnings += score_warnings(inputs, targets, rows, columns, self.target_kind)
 
     def _transformed(self, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
-        """The data sets with their images transformed, at once where they are in memory; the shape becomes that of the result."""
-        if not self.transforms:
-            return datasets
-        try:
-            apply = composed(self.transforms, at_random=False)
-            done: dict[str, Dataset] = {
-                name: _transformed_tensors(d, apply) if isinstance(d, TensorDataset) else Transformed(d, apply)
-                for name, d in datasets.items()
-            }
-            self.input_shape = tuple(done["train"][0][0].shape)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
-        return done
+        """The data sets with their images transformed; the shape becomes that of the result."""
+        if self.transforms:
+            datasets = transform(datasets, self.transforms)
+            self.input_shape = tuple(datasets["train"][0][0].shape)
+        return datasets
 
     def fit_splits(self) -> None:
         """Called once the splits are known: what must be learned from the training rows alone belongs here."""
@@ -526,38 +518,6 @@ def _share() -> Share:
     return ranks.rank(), ranks.count()
 
 
-def _transformed_tensors(dataset: TensorDataset, apply: Callable[..., Any]) -> TensorDataset:
-    images, *others = dataset.tensors
-    if not is_spatial(others[-1], images):
-        return TensorDataset(torch.cat([apply(block) for block in images.split(BLOCK)]), *others)
-    pairs = [apply_to_both(apply, *pair) for pair in zip(images.split(BLOCK), others[-1].split(BLOCK), strict=True)]
-    moved, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return TensorDataset(moved, *others[:-1], targets)
-
-
-class Transformed(Dataset):
-    """A data set outside memory whose images are transformed when they are asked for, and with them targets that are images."""
-
-    def __init__(self, dataset: Dataset, apply: Callable[..., Any]):
-        self.dataset = dataset
-        self.apply = apply
-        self.targets = getattr(dataset, "targets", None)
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
-        image, target = self.dataset[index]
-        if isinstance(target, torch.Tensor) and is_spatial(target[None], image[None]):
-            return apply_to_both(self.apply, image, target)
-        return self.apply(image), target
-
-    def fingerprint(self) -> str:
-        """That of the data set."""
-        describe = getattr(self.dataset, "fingerprint", None)
-        return describe() if describe is not None else ""
-
-
 def _checksum(dataset: Dataset) -> int:
     """CRC-32 of a data set's content: of the bytes of tensors, or of what the data set says of itself."""
     describe, held = getattr(dataset, "fingerprint", None), parts(dataset)
@@ -576,23 +536,3 @@ def _narrow(labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     for part, block in zip(found.split(SCALARS), rows.split(SCALARS), strict=True):
         part.copy_(labels.index_select(0, block))
     return found
-
-
-def mean_and_deviation(
-    values: torch.Tensor, rows: torch.Tensor, per_channel: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation over rows (and pixels), in blocks, so that no float copy of the whole is made."""
-    dims = [0, *range(2, values.ndim)] if per_channel else [0]
-    total = squares = torch.zeros(())
-    count = 0
-    for block in rows.split(BLOCK):
-        x = values.index_select(0, block).double()
-        if count == 0:
-            shift = x.mean(dims, keepdim=True)  # near the mean, so that the squares keep their digits
-        total = total + (x - shift).sum(dims, keepdim=True)
-        squares = squares + (x - shift).square().sum(dims, keepdim=True)
-        count += x.numel() // shift.numel()
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
-    deviation = torch.where(deviation > 1e-7 * (mean + shift).abs().clamp_min(1e-30), deviation, 1.0)
-    return (mean + shift)[0].float(), deviation[0].float()

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import Dataset
 
 from iolaus.data.arrays import Arrays, first_not_finite
-from iolaus.data.base import STATISTICS_ROWS, mean_and_deviation
+from iolaus.data.base import STATISTICS_ROWS
 from iolaus.data.file_format import file_format
 from iolaus.data.sniff import Header, hdf5_headers, needed
+from iolaus.data.statistics import mean_and_deviation
 from iolaus.errors import UserError
 
 

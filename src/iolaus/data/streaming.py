@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 from iolaus import ranks
 from iolaus.augment.transforms import composed
 from iolaus.data.arrow_rows import sorted_names
-from iolaus.data.base import DRAWN, EVAL_BATCH_BYTES, STATISTICS_ROWS, DataModule, mean_and_deviation
+from iolaus.data.base import DRAWN, EVAL_BATCH_BYTES, STATISTICS_ROWS, DataModule
 from iolaus.data.folders import describe_split_folders, find_split_folders
 from iolaus.data.loader import MOST_WORKERS, SHORT_S, Batch, Key, Start
 from iolaus.data.order import permutation
 from iolaus.data.sniff import shard_files
+from iolaus.data.statistics import mean_and_deviation
 from iolaus.data.stream_loader import StreamLoader
 from iolaus.data.stream_order import Block, Plan, Spans, hold_out
 from iolaus.errors import UserError
