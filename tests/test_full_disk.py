@@ -63,6 +63,7 @@ def test_a_finished_training_keeps_its_scores(tmp_path):
     assert "accuracy" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_ends_the_run_which_goes_on_with_the_same_bits(tmp_path):
     child = Child(tmp_path, *IRIS, before=limit_files(100_000))
     assert child.wait() == 1
@@ -77,7 +78,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_which_goes_on_with_the_same
 
 
 @pytest.mark.parametrize(
-    "size", [60, 300, *(pytest.param(size, marks=pytest.mark.slow) for size in (420, 500, 700)), 2048]
+    "size", [300, *(pytest.param(size, marks=pytest.mark.slow) for size in (60, 420, 500, 700, 2048))]
 )
 def test_a_disk_that_is_full(tmp_path, disk, size):
     """Wherever it fills up, nothing is half written, one message tells, and the next command makes it whole."""
