@@ -89,14 +89,29 @@ def test_dates_in_common_formats_are_dates(moment):
         "%d-%b-%y",
         "%H:%M",
     )
-    for form in (*forms, "%a, %d %b %Y %H:%M:%S +0000", "%m/%d/%Y %I:%M %p", "%Y/%m/%d", "%b %Y"):
+    for form in (
+        *forms,
+        "%a, %d %b %Y %H:%M:%S +0000",
+        "%m/%d/%Y %I:%M %p",
+        "%Y/%m/%d",
+        "%b %Y",
+        "%b-%y",
+        "%d%b%Y",
+        "%m/%Y",
+        "%G-W%V",
+    ):
         assert is_date(moment.strftime(form)), moment.strftime(form)
     assert is_date_as_number(float(moment.strftime("%Y%m%d")))
+    quarter = pd.Period(moment, freq="Q")
+    assert is_date(str(quarter))
+    assert is_date(quarter.strftime("Q%q %Y"))
 
 
-@pytest.mark.parametrize(
-    "text", ["May", "2024", "1.2.3", "18-25", "3-4", "2024-13-01", "40/50/2000", "a1", "12:75:99 x"]
-)
+NO_DATES = ("May", "2024", "1.2.3", "18-25", "3-4", "2024-13-01", "40/50/2000", "a1", "12:75:99 x")
+NO_DATES += ("w12", "q3", "Q5 2024", "13/2024", "5.2000", "Mar-tin", "12oct")
+
+
+@pytest.mark.parametrize("text", NO_DATES)
 def test_other_texts_are_no_dates(text):
     assert not is_date(text)
 

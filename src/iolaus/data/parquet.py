@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from iolaus.data.file_format import file_format
 from iolaus.data.sniff import needed, parquet_columns
 from iolaus.data.table import Table
 from iolaus.errors import UserError
@@ -25,8 +24,6 @@ class ParquetTable(Table):
     def read(self, path: str) -> "pd.DataFrame":
         import pandas as pd
 
-        if file_format(path) != "parquet":
-            raise UserError(f"data.path: {path} is not a Parquet file, by its first bytes; a table as text is data=csv")
         parquet_columns(path)  # refuses what cannot be read, and names that stand twice
         pyarrow = needed("pyarrow", "parquet")
         try:

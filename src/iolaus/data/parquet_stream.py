@@ -9,7 +9,6 @@ import torch
 
 from iolaus.data.arrow_rows import ArrowRows, chosen, count_labels
 from iolaus.data.arrow_stream import ArrowStream
-from iolaus.data.file_format import file_format
 from iolaus.data.sniff import needed, parquet_columns
 from iolaus.data.stream_order import Block
 from iolaus.data.streaming import MOST_LABELS, ReadShard, Shard
@@ -172,8 +171,6 @@ class ParquetReader:
 
 def check_format(file: Path) -> None:
     """Refuse what is no Parquet file, or cannot be read."""
-    if file_format(str(file)) != "parquet":
-        raise UserError(f"data.path: {file} is not a Parquet file, by its first bytes")
     parquet_columns(str(file))
 
 

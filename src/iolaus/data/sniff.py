@@ -88,8 +88,6 @@ def _told_by_shards(data: Mapping[str, Any]) -> dict[str, str]:
     endings = (".parquet", ".pq")
     inside = find_split_folders(Path(path), endings) if isinstance(path, str) and Path(path).is_dir() else {}
     file = str(shard_files(inside.get("train", path), endings, "data.path")[0])
-    if file_format(file) != "parquet":
-        raise UserError(f"data.path: {file} is not a Parquet file, by its first bytes")
     kind = sniff_target_kind(file, data.get("target"))
     others = {str(name) for name in (data.get("target"), *(data.get("drop") or []))}
     names = [str(name) for name in data.get("columns") or parquet_columns(file) if str(name) not in others]
@@ -256,8 +254,10 @@ def parquet_columns(path: str) -> list[str]:
     """The column names of a Parquet file.
 
     Raises:
-        UserError: when it cannot be read, or a name stands twice.
+        UserError: when it is no Parquet file, cannot be read, or a name stands twice.
     """
+    if file_format(path) != "parquet":
+        raise UserError(f"data.path: {path} is not a Parquet file, by its first bytes; a table as text is data=csv")
     parquet, pyarrow = needed("pyarrow.parquet", "parquet"), needed("pyarrow", "parquet")
     try:
         schema = parquet.read_schema(path)
