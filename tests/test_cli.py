@@ -81,6 +81,7 @@ def test_wrong_words(run, capfd, arguments, says):
     assert len(text.splitlines()) <= 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model(run, command, capfd):
     other = command("data=iris", "trainer.max_epochs=1", "model.hidden_dims=[7]").folder
     code, text = call(capfd, "test", run.folder, "--checkpoint", other / "checkpoints/best.ckpt")
@@ -89,6 +90,7 @@ def test_a_checkpoint_of_another_model(run, command, capfd):
     assert len(text.splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_curvature_of_every_checkpoint(run, capfd):
     (run.folder / "checkpoints/best-1.ckpt").write_bytes((run.folder / "checkpoints/best.ckpt").read_bytes())
     code, text = call(capfd, "curvature", run.folder, "--checkpoint", "all", "--samples", "50", "--steps", "9")

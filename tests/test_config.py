@@ -253,6 +253,7 @@ def test_a_name_stays_within_its_folder(name, folder):
     assert slug(name) == folder
 
 
+@pytest.mark.slow
 def test_conditions_of_a_search_are_settings_like_others():
     words = "sweep=optuna", "model=mlp,linear", "model.hidden_dims=[32],[64,32]"
     condition = "hydra.sweeper.conditions={model.hidden_dims: {model: mlp}}"

@@ -67,6 +67,7 @@ def test_starting_from_another_run(command, source):
         torch.testing.assert_close(value, source[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_new_head_on_frozen_layers(command, source):
     """Fine-tuning in one line: other classes, the trained layers kept as they are."""
     outcome = command(

@@ -74,6 +74,7 @@ def test_settings_of_a_run_are_not_expanded_but_what_the_user_says_is(monkeypatc
     assert config == {"data": {"path": "/home/me/f.csv"}, "logger": {"save_dir": "~/x"}}
 
 
+@pytest.mark.slow
 def test_every_path_of_a_command_may_begin_in_the_home_folder(command, tmp_path, monkeypatch, capfd):
     home = tmp_path / "my home"
     (home / "options" / "model").mkdir(parents=True)

@@ -327,6 +327,7 @@ def test_the_folder_is_removed_while_the_run_goes_on(tmp_path):
     assert "is gone" in child.text
 
 
+@pytest.mark.slow
 def test_the_folder_cannot_be_written_any_more(tmp_path):
     """As root may write anywhere, a file stands where the folder of the checkpoints was."""
     child = Child(tmp_path, *SMALL, *MANY, "output_dir=run", "callbacks.resume_points.every_n_steps=50")
@@ -353,6 +354,7 @@ def test_a_worker_that_is_killed_is_told(tmp_path):
     assert "Traceback" not in child.text
 
 
+@pytest.mark.slow
 def test_tensorboard_s_file_cannot_be_written(tmp_path):
     """Its file may fail at any time; the run goes on without it."""
 
@@ -404,6 +406,7 @@ def test_a_complete_run_can_be_trained_on(tmp_path):
     assert results(tmp_path / "run")["overrides"][-1] == "trainer.max_epochs=9"
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_can_be_trained_on(tmp_path):
     words = (*SMALL, "callbacks.early_stopping.min_delta=9")
     assert Child(tmp_path, *words, "callbacks.early_stopping.patience=2", "output_dir=whole").wait() == 0
@@ -485,6 +488,7 @@ def test_wrong_words(made, tmp_path, arguments, says):
     assert len(child.text.splitlines()) <= 8
 
 
+@pytest.mark.slow
 def test_what_was_reached_is_kept_where_a_run_is_stopped_before_it_goes_on(command, tmp_path):
     outcome = command("data=iris", "trainer.max_epochs=2", "stages=[fit]", "logger=[]", "output_dir=run")
     config, job = prepare(outcome.folder, ["trainer.max_epochs=3"], [])

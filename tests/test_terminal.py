@@ -108,7 +108,7 @@ def test_the_tree_of_a_command(command):
     assert "--tree: shows the settings of one run" in refused.text
 
 
-@pytest.mark.parametrize("word", ["-q", "verbose=0"])
+@pytest.mark.parametrize("word", ["-q", pytest.param("verbose=0", marks=pytest.mark.slow)])
 def test_quiet_leaves_the_result(command, word):
     outcome = command(word, "data=iris", "trainer.max_epochs=1")
     assert outcome.results["command"] == "python train.py data=iris trainer.max_epochs=1 -q"

@@ -111,6 +111,7 @@ def test_tensorboard_scalars(command):
     assert not (folder / "hparams.yaml").exists()
 
 
+@pytest.mark.slow
 def test_hyperparameters_have_what_was_varied_and_the_objective(command):
     """Settings that a command sets, numbers as numbers, and the best value of the objective as a scalar: TensorBoard compares by both."""
     outcome = command(
@@ -332,6 +333,7 @@ def test_names_that_figures_could_stumble_over(command, tmp_path):
     assert "'output_dir=a=b, c'" in outcome.results["command"]
 
 
+@pytest.mark.slow
 def test_profile_writes_its_table(command):
     outcome = command("trainer=profile")
     assert "run_training_epoch" in (outcome.folder / "fit-profile.txt").read_text()

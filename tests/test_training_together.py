@@ -227,6 +227,7 @@ def state(run: Path) -> dict:
     return json.loads((run / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_and_the_run_goes_on_with_the_same_bits(tmp_path):
     whole = together(tmp_path / "whole", 2, *STOPPED)
     children = group(tmp_path / "killed", 2, *STOPPED, "output_dir=run", more={1: kill_at_step(13)})

@@ -33,6 +33,7 @@ from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
 from iolaus.logger.dropping import drop_on_os_error
 from iolaus.optim.groups import parameter_groups
+from iolaus.references import interpolations
 from iolaus.rules import OWN_KEYS, is_meant, target_of
 from iolaus.small_batch import join_small_batch, limit_batches
 from iolaus.task.base import Task
@@ -130,8 +131,18 @@ def build(
 
 
 def fill_facts(config: DictConfig, data: DataModule) -> None:
-    """Set the facts of the data that the settings leave open; settings of an earlier version lack some."""
-    config.data.update({k: v for k, v in data.facts().items() if k in config.data and config.data[k] is None})
+    """Set the facts of the data that the settings leave open; settings of an earlier version lack some.
+
+    Raises:
+        UserError: for a name in the data that settings would take for a reference.
+    """
+    facts = {k: v for k, v in data.facts().items() if k in config.data and config.data[k] is None}
+    for fact, value in facts.items():
+        if (text := next(interpolations(value), None)) is not None:
+            raise UserError(
+                f"data.{fact}: the data hold the name {text!r}, and ${{ means a reference in settings; rename it in the file"
+            )
+    config.data.update(facts)
 
 
 def restore(settings: dict[str, Any], checkpoint: Path) -> tuple[DataModule, Task]:

@@ -66,22 +66,22 @@ def is_reference(text: str) -> bool:
 
 def has_foreign_interpolations(settings: dict[str, Any]) -> bool:
     """Whether settings have interpolations that no run has written: in `data`, to anything else than the data, or very many."""
-    texts = [text for key, value in settings.items() if key != "data" for text in _interpolations(value)]
+    texts = [text for key, value in settings.items() if key != "data" for text in interpolations(value)]
     return (
-        any(True for _ in _interpolations(settings.get("data")))
+        any(True for _ in interpolations(settings.get("data")))
         or not all(map(is_reference, texts))
         or sum(text.count("${") for text in texts) > MAX_REFERENCES
     )
 
 
-def _interpolations(value: Any) -> Iterator[str]:
-    """Texts with interpolations inside containers, keys of dictionaries too."""
+def interpolations(value: Any) -> Iterator[str]:
+    """Return texts with interpolations inside containers, keys of dictionaries too."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _interpolations(key)
-            yield from _interpolations(item)
+            yield from interpolations(key)
+            yield from interpolations(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _interpolations(item)
+            yield from interpolations(item)
     elif isinstance(value, str) and "${" in value:
         yield value

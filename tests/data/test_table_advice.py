@@ -282,3 +282,11 @@ def test_runs_of_earlier_versions_keep_their_words_for_gaps(tmp_path):
     assert [row[0].item() for row in other.new_items(written(tmp_path, "x\n?\nnone\nNA\n2\n"))] == pytest.approx(
         [fill, fill, fill, 2]
     )
+
+
+def test_a_class_that_settings_would_take_for_a_reference_is_refused(command, tmp_path):
+    rows = "\n".join(f"{n},{('${a}', 'b')[n % 2]}" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"x,y\n{rows}\n")
+    outcome = command("data=csv", "data.path=t.csv", "data.target=y", "data.keep=[x]", "trainer.max_epochs=1")
+    assert outcome.code == 1
+    assert "data.class_names: the data hold the name '${a}', and ${ means a reference" in outcome.text
