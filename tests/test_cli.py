@@ -1,9 +1,9 @@
 """The iolaus command on finished runs, also on a stranger's."""
 
-import errno
+import os
 import re
 import shutil
-from unittest.mock import Mock
+import subprocess
 
 import pytest
 import yaml
@@ -148,11 +148,42 @@ def test_a_command_that_is_not_there(capfd):
     assert "there is no command 'comapre'; did you mean 'compare'?" in text
 
 
-def test_a_folder_without_rights_is_told_in_a_line(run, capfd, monkeypatch):
-    refused = PermissionError(errno.EACCES, "Permission denied", "made/train.log")
-    monkeypatch.setattr(cli, "resume", Mock(side_effect=refused))
-    code, text = call(capfd, "resume", run.folder)
-    assert (code, text) == (1, "made/train.log: Permission denied\n")
+def test_a_file_that_cannot_be_written_is_told_in_a_line(run, capfd):
+    """A link that leads through a file opens for nobody, root included."""
+    log = run.folder / "train.log"
+    log.unlink()
+    log.symlink_to(run.folder / "config.yaml" / "train.log")
+    code, text = call(capfd, "resume", run.folder, "trainer.max_epochs=5")
+    assert (code, text) == (1, f"{log}: Not a directory\n")
+
+
+@pytest.fixture
+def read_only(run):
+    """The run's folder, where nothing can be written: by its rights, which do not bind root, or by its mount."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        bound = subprocess.run(["mount", "--bind", run.folder, run.folder], capture_output=True, check=False)
+        if bound.returncode != 0:
+            pytest.skip("root writes into every folder where it may not mount one")
+        subprocess.run(["mount", "-o", "remount,bind,ro", run.folder], check=True)
+    else:
+        for file in run.folder.rglob("*"):
+            file.chmod(0o555 if file.is_dir() else 0o444)
+        run.folder.chmod(0o555)
+    yield run.folder
+    if is_root:
+        subprocess.run(["umount", run.folder], check=True)
+    else:
+        run.folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_line(read_only, capfd):
+    code, text = call(capfd, "resume", read_only, "trainer.max_epochs=5")
+    reason = "Read-only file system" if os.geteuid() == 0 else "Permission denied"
+    assert code == 1
+    assert text.startswith(f"{read_only}/")
+    assert text.endswith(f": {reason}\n")
+    assert len(text.splitlines()) == 1
 
 
 def test_what_is_not_given_is_named(capfd):

@@ -3,16 +3,20 @@
 import csv
 import os
 import resource
+import signal
 import subprocess
 
 import pytest
 from forked import Child, differences
 from test_stopping import results
+from torchmetrics.classification import MulticlassAccuracy as Accuracy
 
+from iolaus import report
 from iolaus.cli import main
 from iolaus.errors import CannotWrite
 from iolaus.files import append, write
-from iolaus.unwritten import Unwritten, is_of_disk
+from iolaus.unwritten import Unwritten, is_of_disk, unwritten
+from iolaus.user_code import warn_on_failure
 
 IRIS = ("data=iris", "trainer.max_epochs=6", "output_dir=disk/run")
 
@@ -102,6 +106,64 @@ def test_a_disk_that_is_full(tmp_path, disk, size):
     assert results(run)["status"] == "completed"
     assert len(rows(run)) == 6
     assert (run / "report.html").read_text().rstrip().endswith("</html>")
+
+
+def act_and_limit(act):
+    """Act in the second epoch, and let this process write no large file once the report is due."""
+
+    def before():
+        compute, calls, write_report = Accuracy.compute, iter(range(1000)), report.write_report
+
+        def compute_and_act(self):
+            if next(calls) == 2:
+                act()
+            return compute(self)
+
+        def limit_and_report(*arguments):
+            limit_files(10_000)()
+            write_report(*arguments)
+
+        Accuracy.compute, report.write_report = compute_and_act, limit_and_report
+
+    return before
+
+
+def test_an_error_of_the_run_is_told_beside_what_is_missing(tmp_path):
+    def fail():
+        raise ZeroDivisionError("of the metric")
+
+    child = Child(tmp_path, *IRIS, "model=linear", before=act_and_limit(fail))
+    assert child.wait() == 1
+    assert "not written: report.html: File too large" in child.text
+    assert "ZeroDivisionError" in child.text
+    assert results(tmp_path / "disk/run")["status"] == "failed"
+
+
+def test_a_stopped_run_keeps_its_exit_code(tmp_path):
+    """The report is missing; the resume point is not."""
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    child = Child(tmp_path, *IRIS, "model=linear", before=act_and_limit(stop))
+    assert child.wait() == 143, child.text
+    assert "not written: report.html: File too large" in child.text
+    assert (tmp_path / "disk/run/checkpoints/last.ckpt").exists()
+    assert results(tmp_path / "disk/run")["status"] == "interrupted"
+
+
+def test_a_file_of_the_users_that_cannot_be_opened_is_warned_of(tmp_path, caplog):
+    """It is not of the run's folder, so it is not among the run's missing files either."""
+    (tmp_path / "file").touch()
+    run = tmp_path / "run"
+    with warn_on_failure("figures/mine.png", run):
+        (tmp_path / "file/colours.txt").read_text()
+    assert unwritten.take(tmp_path) == {}
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warning.startswith("figures/mine.png: left out: [Errno 20] Not a directory")
+    with warn_on_failure("figures/mine.png", run):
+        raise OSError(28, "No space left on device")
+    assert unwritten.take(run) == {"figures/mine.png": "No space left on device"}
 
 
 def test_a_file_is_as_it_was_where_nothing_can_be_appended(tmp_path):

@@ -131,6 +131,7 @@ SUPPORT = {
     "data/sentence_pairs",
     "metrics/moments",
     "metrics/scores",
+    "logger/dropping",
     "logger/files",
     "logger/service",
 }

@@ -1,5 +1,7 @@
 """What results.json says of the code: the user's repository, and beside it our own version."""
 
+import os
+import resource
 import subprocess
 
 import pytest
@@ -52,6 +54,23 @@ def test_the_commit_is_that_of_the_working_directory(repository, monkeypatch):
     (repository / "sub folder").mkdir()
     monkeypatch.chdir(repository / "sub folder")
     assert git() == {"commit": commit, "dirty": True, "untracked": 1}
+
+
+def test_git_s_index_is_left_alone(repository):
+    """Git that may write no file would be killed while it refreshes the index, and its lock would end every later commit."""
+    (repository / "model.py").write_text("a = 1\n")
+    ask("add", "model.py")
+    ask("commit", "-qm", "first")
+    os.utime(repository / "model.py", (1, 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        found = git()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found is not None
+    assert found["dirty"] is False
+    assert not (repository / ".git/index.lock").exists()
 
 
 def test_what_runs_write_is_no_part_of_the_code(repository):

@@ -31,6 +31,7 @@ from iolaus.errors import UserError
 from iolaus.functional.keys import mix
 from iolaus.gradient.reverse import Reverse
 from iolaus.history import History
+from iolaus.logger.dropping import drop_on_os_error
 from iolaus.optim.groups import parameter_groups
 from iolaus.references import interpolations
 from iolaus.rules import OWN_KEYS, is_meant, target_of
@@ -267,7 +268,11 @@ def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
     if not settings["trainer"].get("barebones"):  # which has no checkpoints, and no metrics to look at
         monitor = settings["objective"]["monitor"]
         callbacks.insert(0, MonitorCheck(monitor, None if monitor in logged_names(settings) else history))
-    loggers = [make(node, f"logger.{name}") for name, node in settings.get("logger", {}).items() if node]
+    loggers = [
+        drop_on_os_error(make(node, key), key)
+        for key, node in ((f"logger.{name}", node) for name, node in settings.get("logger", {}).items())
+        if node
+    ]
     return make(
         settings["trainer"],
         "trainer",

@@ -1,7 +1,6 @@
 """The `iolaus` command: what one does with a finished run."""
 
 import argparse
-import errno
 import os
 import re
 import shlex
@@ -29,9 +28,8 @@ from iolaus.sweep.jobs import PLAN, begun_command
 from iolaus.sweep.report import report_sweep
 from iolaus.tables import table_text
 from iolaus.terminal import nobody_reads, write_leniently
+from iolaus.unwritten import is_of_disk
 from iolaus.user_code import user_errors_located
-
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)  # told in a line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         nobody_reads()
         sys.exit(141)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if not is_of_disk(error):
             raise
         print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         nobody_reads()

@@ -1,7 +1,6 @@
 """Files that are at every moment either what they were or the new ones."""
 
 import contextlib
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -44,9 +43,8 @@ def append(file: Path, content: str) -> None:
     with file.open("ab", buffering=0) as stream:
         size = stream.tell()
         try:
-            written = stream.write(data)
-            if written != len(data):  # what a full disk has room for
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while data:  # a full disk takes what it has room for, and refuses the rest with the reason
+                data = data[stream.write(data) :]
         except OSError as error:
             os.truncate(file, size)
             raise OSError(error.errno, error.strerror, str(file)) from error

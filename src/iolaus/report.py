@@ -303,7 +303,9 @@ class Report:
         if isinstance(error, CannotWrite):
             unwritten.note(self.folder / error.file, error)
         if lost := unwritten.take(self.folder):
-            raise UserError(self._missing(lost, status)) from error
+            if error is None or pruned or isinstance(error, CannotWrite):
+                raise UserError(self._missing(lost, status)) from error
+            log.error("%s", self._missing(lost, status))  # beside what ended the run, which is raised
         return pruned
 
     def _missing(self, lost: dict[str, str], status: str) -> str:

@@ -110,9 +110,9 @@ def _is_inside(place: Path, top: Path) -> bool:
 def _ask_git(folder: Path, *words: str) -> str | None:
     """Return what git answers; None where it refuses, is not there, or takes too long."""
     try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=5
-        )
+        # without the lock that status takes to refresh the index: git killed meanwhile, as by a full disk's limit, would leave it behind
+        command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return asked.stdout.strip("\n")

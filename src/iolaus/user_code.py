@@ -107,15 +107,16 @@ def warn_on_failure(what: str, folder: Path | None = None) -> Iterator[None]:
 
     Args:
         what: is made, by the name of its file or setting.
-        folder: of the run; a file in it that the disk refuses is noted in `unwritten` instead.
+        folder: of the run; a file in it that the disk refuses is noted in `unwritten` instead; one elsewhere is the user's.
     """
     try:
         yield
     except Exception as error:  # networks, metrics and drawings fail in more ways than can be listed
         if ranks.is_of_connection(error):
             raise
-        if folder is not None and is_of_disk(error):
-            unwritten.note(getattr(error, "filename", None) or folder / what, error)
+        file = Path(os.path.abspath(getattr(error, "filename", None) or Path(folder or "", what)))
+        if folder is not None and is_of_disk(error) and file.is_relative_to(os.path.abspath(folder)):
+            unwritten.note(file, error)
             return
         log.warning("%s: left out: %s", what, failure_line(error))
         log_traceback(error)

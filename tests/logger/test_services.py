@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import random
+import resource
 import struct
 import zipfile
 
@@ -19,6 +20,7 @@ from iolaus.check import check
 from iolaus.commands import install_command
 from iolaus.errors import ConfigError, UserError
 from iolaus.logger.service import Service
+from iolaus.unwritten import unwritten
 
 SERVICES = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml"}  # and their packages
 SMALL = (
@@ -330,6 +332,21 @@ def test_a_service_that_fails_is_refused_at_first_and_told_once_later(tmp_path, 
     service.broken = False
     service.close("completed")
     assert service.calls[-1] == ("end", "completed")
+
+
+def test_the_id_of_a_service_s_run_outlives_a_full_disk(tmp_path):
+    service = Recorded(tmp_path)
+    service.log_hyperparams({"lr": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, hard))
+    try:
+        service.close("completed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert unwritten.take(tmp_path) == {".recorded_run": "File too large"}
+    again = Recorded(tmp_path)
+    again.log_hyperparams({"lr": 1})
+    assert again.calls[0] == ("begin", "id-1")
 
 
 def test_no_random_number_of_the_run_is_drawn(tmp_path):

@@ -13,6 +13,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from iolaus import random_state
 from iolaus.errors import UserError
+from iolaus.files import write
+from iolaus.unwritten import unwritten
 
 log = logging.getLogger("iolaus")
 
@@ -90,7 +92,7 @@ class Service(Logger, ABC):
         try:
             with _same_random_numbers():
                 self._id = self.begin(self._earlier())
-                self._file.write_text(self._id, encoding="utf-8")
+                write(self._file, self._id)
                 self.write_settings(dict(params))
         except Exception as error:  # of whatever class the service's package has
             self._id = None
@@ -120,7 +122,8 @@ class Service(Logger, ABC):
             self._failed = False  # it is tried once more: some services keep what they could not send
             self._attempt(self.end, status)
         if self._id is not None and self.folder.is_dir():
-            self._file.write_text(f"{self._id}\n{ENDED}\n", encoding="utf-8")
+            with unwritten.noted(self._file):
+                write(self._file, f"{self._id}\n{ENDED}\n")
         self._id = None
 
     def _attempt(self, do: Callable[..., None], *arguments: Any) -> None:
