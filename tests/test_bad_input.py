@@ -272,7 +272,7 @@ def test_what_is_not_wrong_but_told(command, tmp_path):
         "data.target=y",
         "trainer.max_epochs=2",
     )
-    assert "loss/test: is inf" in command(*arguments).text
+    assert "loss/test is not defined (inf; null in JSON): look for extreme values" in command(*arguments).text
 
 
 def test_verbose_shows_the_traceback(command):

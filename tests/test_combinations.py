@@ -62,9 +62,8 @@ def trains(tmp_path, *overrides):
 @pytest.mark.parametrize("data", [pytest.param(d, marks=[] if d in FEW else [pytest.mark.slow]) for d in DATA])
 def test_models_and_data(model, data, tmp_path):
     why = reason(f"model={model}", f"data={data}", "objective.monitor=loss/train")
-    accepted = composed(f"model={model}")["model"]["_accepts_"]["input_kind"]
-    kind = composed(f"data={data}").data.input_kind
-    if kind in accepted:
+    accepted, facts = composed(f"model={model}")["model"]["_accepts_"], composed(f"data={data}").data
+    if all(facts[fact] in kinds for fact, kinds in accepted.items()):
         assert why is None
         trains(tmp_path, f"model={model}", f"data={data}", *DATA[data], *SMALLER.get(model, []))
     else:
