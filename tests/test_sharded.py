@@ -184,17 +184,11 @@ def test_a_run_goes_from_one_file_to_parts_and_back(tmp_path):
 def test_a_full_disk_is_told_once_and_leaves_the_checkpoint_before(tmp_path):
     def full() -> None:
         import errno
+        from itertools import chain, repeat
+        from unittest.mock import DEFAULT, Mock
 
-        write = sharded._flush
-        calls = [0]
-
-        def flush(file):
-            calls[0] += 1
-            if calls[0] > 4:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            write(file)
-
-        sharded._flush = flush
+        error = OSError(errno.ENOSPC, "No space left on device")
+        sharded._flush = Mock(wraps=sharded._flush, side_effect=chain([DEFAULT] * 4, repeat(error)))
 
     children = group(tmp_path, 2, *LONGER, "output_dir=run", more={0: full})
     codes = ended(children)

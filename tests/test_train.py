@@ -349,7 +349,7 @@ def test_a_sweep_has_a_readable_folder_for_each_job(command, tmp_path):
     outcome = command("-m", "model=linear,mlp", "optim.lr=0.1", "trainer.max_epochs=1")
     assert outcome.code == 0, outcome.text
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    names = sorted(f.name for f in sweep.iterdir() if f.is_dir())
+    names = sorted(f.name for f in sweep.iterdir() if f.is_dir() and f.name != "figures")
     assert [n[:2] for n in names] == ["0_", "1_"]
     assert "model-linear" in names[0]
     assert "model-mlp" in names[1]

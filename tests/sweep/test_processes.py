@@ -97,7 +97,10 @@ def test_a_job_that_fails_and_one_that_is_killed_stop_nothing(swept):
     }
     assert "#1 interrupted" in text
     assert "killed by signal 9" in text
-    assert "#2 failed: RuntimeError: this one fails" in text
+    assert (
+        "#2 failed: UserCodeError: task: Fatal.on_train_epoch_end raised RuntimeError in epoch 1: this one fails"
+        in text
+    )
     assert "iolaus resume outputs/sweeps/" in text
     assert "sweep: 1 completed, 1 failed, 1 killed" in text
     assert "job 1 killed: killed by signal 9 (out of memory?)" in text

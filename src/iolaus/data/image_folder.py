@@ -97,6 +97,7 @@ class ImageFolder(DataModule):
         images = {split: self._images(split, folder, names) for split, folder in folders.items()}
         if self.bad_files == "skip":
             images = {split: self._without_unreadable(split, found) for split, found in images.items()}
+            self.decoder.seen.clear()  # they are read again
         pixels = sum(len(i) for i in images.values()) * math.prod(self.decoder.shape)
         if self.in_memory or (self.in_memory is None and pixels < IN_MEMORY_BYTES):
             return {

@@ -230,7 +230,8 @@ class StreamedData(DataModule, ABC):
         paths: dict[str, Any] = {"train": self.path, "val": self.val_path, "test": self.test_path}
         if isinstance(self.path, str) and Path(self.path).is_dir():
             inside = find_split_folders(Path(self.path), self.endings)
-            self.notes += [describe_split_folders(Path(self.path), inside)] if inside else []
+            read = {name: place for name, place in inside.items() if name == "train" or not paths[name]}
+            self.notes += [describe_split_folders(Path(self.path), read)] if read else []
             paths = {"train": inside.get("train", self.path)} | {n: paths[n] or inside.get(n) for n in ("val", "test")}
         keys = {"train": "path", "val": "val_path", "test": "test_path"}
         return {
