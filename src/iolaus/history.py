@@ -65,7 +65,7 @@ class History(FileLogger):
         row = self.rows[-1]
         new = [k for k in row if k not in self._columns]
         self._columns += new
-        if len(self.rows) > 1 and not self.path.exists():
+        if len(self.rows) > 1 and not self._is_behind and not self.path.exists():
             raise UserError(f"output_dir: {self.path.parent} is gone; it was removed while the run went on")
         if new or self._is_behind:  # a column may appear later, as with validation every other epoch
             self._write_all()
