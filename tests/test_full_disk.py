@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 
 import pytest
 from forked import Child, differences
@@ -15,7 +16,8 @@ from iolaus import report
 from iolaus.cli import main
 from iolaus.errors import CannotWrite
 from iolaus.files import append, write
-from iolaus.unwritten import Unwritten, is_of_disk, unwritten
+from iolaus.history import History
+from iolaus.unwritten import Unwritten, is_of_disk, quiet_thread_errors, unwritten
 from iolaus.user_code import warn_on_failure
 
 IRIS = ("data=iris", "trainer.max_epochs=6", "output_dir=disk/run")
@@ -181,6 +183,29 @@ def test_a_file_is_as_it_was_where_nothing_can_be_appended(tmp_path):
     assert is_of_disk(refused.value)
     assert [f.name for f in tmp_path.iterdir()] == ["a.csv"]
     assert file.read_text() == "a,b\n"
+
+
+def test_rows_that_were_refused_from_the_first_on_are_written_later(tmp_path):
+    """A file that was never written is not taken for one that was removed with its folder."""
+    history = History(tmp_path / "metrics.csv")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6, hard))
+    try:
+        for epoch in range(2):
+            history.log_metrics({"loss/train": 1.0, "epoch": epoch}, epoch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not history.path.exists()
+    history.log_metrics({"loss/train": 1.0, "epoch": 2}, 2)
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert unwritten.take(tmp_path) == {}
+
+
+def test_no_hook_of_threads_is_left_behind():
+    before = threading.excepthook
+    with quiet_thread_errors():
+        assert threading.excepthook is not before
+    assert threading.excepthook is before
 
 
 def test_what_is_noted_is_told_once_and_by_its_run(tmp_path):

@@ -42,7 +42,7 @@ from iolaus.signals import Stopped, requests
 from iolaus.strategy.ddp import unused_error
 from iolaus.strict_json import to_json
 from iolaus.terminal import RESULT
-from iolaus.unwritten import list_unwritten, threads_kept_quiet, unwritten
+from iolaus.unwritten import list_unwritten, unwritten
 from iolaus.user_code import UserCodeError, warn_on_failure
 
 log = logging.getLogger("iolaus")
@@ -93,8 +93,6 @@ class Report:
     def __enter__(self) -> "Report":
         if self._speaks:
             self._claim = claim(self.folder, self.job.resumed)
-        self._threads = threads_kept_quiet()
-        self._threads.__enter__()
         self._handlers = requests.install()
         slurm.remember(self.folder)
         if self.job.resumed:
@@ -296,7 +294,6 @@ class Report:
             if isinstance(error, Stopped) and error.signal.name == "SIGUSR1":
                 slurm.requeue()
         requests.reinstall(self._handlers)
-        self._threads.__exit__(None, None, None)
         if self._claim is not None:
             Path(self._claim.name).unlink(missing_ok=True)
             self._claim.close()

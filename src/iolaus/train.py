@@ -14,6 +14,7 @@ from iolaus.rules import FINDERS
 from iolaus.run_log import logged_stdout
 from iolaus.runs import Job, read_results
 from iolaus.supervise import is_due, supervise
+from iolaus.unwritten import quiet_thread_errors
 from iolaus.user_code import user_errors_located
 
 log = logging.getLogger("iolaus")
@@ -41,7 +42,14 @@ def train(config: DictConfig, job: Job) -> float | None:
 
     settings, log_file = plain(config, resolve=False), Path(config.output_dir) / "train.log"
     located = user_errors_located(settings, log_file)
-    with logged_stdout(), Report(config, job) as report, ranks.losses_told(), reading_told(), located:
+    with (
+        logged_stdout(),
+        quiet_thread_errors(),
+        Report(config, job) as report,
+        ranks.losses_told(),
+        reading_told(),
+        located,
+    ):
         if "study" in config.stages:
             report.study()
             return None

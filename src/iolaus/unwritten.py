@@ -1,4 +1,4 @@
-"""Files of a run that could not be written, as on a full disk: noted where it happens, told together at the end."""
+"""Collect the files of a run that the disk refuses, for one message at its end."""
 
 import errno
 import os
@@ -69,15 +69,18 @@ def list_unwritten(reasons: dict[str, str]) -> str:
 
 
 @contextmanager
-def threads_kept_quiet() -> Iterator[None]:
-    """Keep the traceback of a thread whose file the disk refuses, as TensorBoard's, off the terminal; its owner raises the error again."""
+def quiet_thread_errors() -> Iterator[None]:
+    """Print no traceback of a thread that cannot write its file.
+
+    The owner of the thread, as TensorBoard's writer, raises the error again at its next call.
+    """
     before = threading.excepthook
 
-    def tell(failure: threading.ExceptHookArgs) -> None:
+    def print_others(failure: threading.ExceptHookArgs) -> None:
         if failure.exc_value is None or not is_of_disk(failure.exc_value):
             before(failure)
 
-    threading.excepthook = tell
+    threading.excepthook = print_others
     try:
         yield
     finally:

@@ -32,6 +32,7 @@ from iolaus.sweep.stack import Evaluation, Moment, Stack
 from iolaus.sweep.stacked_scores import StackedScores
 from iolaus.task.base import single_numbers
 from iolaus.undisturbed import undisturbed
+from iolaus.unwritten import quiet_thread_errors
 from iolaus.user_code import user_errors_located
 
 log = logging.getLogger("iolaus")
@@ -307,6 +308,7 @@ class Together:
         self.members: list[Member] = []  # of the stack, those that have ended too
         self._paused = 0.0
 
+    @quiet_thread_errors()
     def run(self) -> list[float | None]:
         """Build, train, test and report all; the best value of each objective."""
         handlers = requests.install()
