@@ -269,8 +269,8 @@ def build_trainer(settings: dict[str, Any], history: History) -> Trainer:
         monitor = settings["objective"]["monitor"]
         callbacks.insert(0, MonitorCheck(monitor, None if monitor in logged_names(settings) else history))
     loggers = [
-        drop_on_os_error(make(node, key), key)
-        for key, node in ((f"logger.{name}", node) for name, node in settings.get("logger", {}).items())
+        drop_on_os_error(make(node, f"logger.{name}"), f"logger.{name}")
+        for name, node in settings.get("logger", {}).items()
         if node
     ]
     return make(

@@ -191,14 +191,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _cannot_write(path: Path, error: Exception) -> CannotWrite:
-    cause = error if isinstance(error, OSError) else error.__context__  # torch's own error follows the system's
+    cause = error if isinstance(error, OSError) else error.__context__  # torch raises its own error after the system's
     if isinstance(cause, OSError):
         is_full, reason = cause.errno in (errno.ENOSPC, errno.EDQUOT), cause.strerror
     else:
-        is_full, reason = (
-            "file write failed" in str(error) or "unexpected pos" in str(error),
-            str(error).splitlines()[0],
-        )
+        reason = str(error).splitlines()[0]
+        is_full = "file write failed" in str(error) or "unexpected pos" in str(error)
     if is_full:
         return CannotWrite(path, "the disk is full; the checkpoint before it is intact")
     return CannotWrite(path, f"the checkpoint cannot be written: {reason}")

@@ -33,15 +33,20 @@ def write(file: Path, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror, str(file)) from error
 
 
-def append(file: Path, content: str) -> None:
+def append(file: Path, content: str, header: str = "") -> None:
     """Append to a file, or leave it as it was.
+
+    Args:
+        file: made where there is none.
+        content: to append.
+        header: the first line of an empty file.
 
     Raises:
         OSError: with the file's name, when it cannot be written.
     """
-    data = content.encode()
     with file.open("ab", buffering=0) as stream:
         size = stream.tell()
+        data = (content if size else header + content).encode()
         try:
             while data:  # a full disk takes what it has room for, and refuses the rest with the reason
                 data = data[stream.write(data) :]

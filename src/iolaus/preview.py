@@ -14,6 +14,7 @@ from iolaus.callbacks.graph import draw
 from iolaus.callbacks.inputs import inputs
 from iolaus.callbacks.summary import summarize
 from iolaus.exhibits import Images
+from iolaus.files import write
 from iolaus.optim.groups import belongs
 from iolaus.rules import GROUP_KEYS
 from iolaus.user_code import warn_on_failure
@@ -84,7 +85,7 @@ def preview(run: Run, folder: Path) -> str:
     table, drawn = "", list[Path]()
     with warn_on_failure("model.txt", folder):
         table = summarize(run.task.model, *run.task.example(1)[:-1])
-        (folder / "model.txt").write_text(table, encoding="utf-8")
+        write(folder / "model.txt", table)
     with warn_on_failure("graph.svg", folder):
         drawn += draw(run.task.model, run.task.example(2)[:-1], folder)
     with warn_on_failure("figures/schedule.png", folder):

@@ -17,7 +17,7 @@ from iolaus.data.facts import check_tokens, choose_positive_class
 from iolaus.data.image_values import refuse_constant_images
 from iolaus.data.loader import ALONE, AugmentedLoader, Batch, Key, Share, Start, in_order, make_loader, resident
 from iolaus.data.memory import narrowed, parts
-from iolaus.data.order import SCALARS, count_batches, fold, row_dtype, shares, shuffled, split
+from iolaus.data.order import BLOCK, SCALARS, count_batches, fold, row_dtype, shares, shuffled, split
 from iolaus.data.picture import ImageDecoder
 from iolaus.data.score_warnings import score_warnings
 from iolaus.data.statistics import mean_and_deviation
@@ -27,7 +27,6 @@ from iolaus.errors import UserError
 
 SPLITS = ("train", "val", "test")
 EVAL_BATCH_BYTES = 32 * 2**20  # of input, where eval_batch_size is not given
-BLOCK = 4_096  # rows that are looked at together where all are
 DRAWN = -1  # in place of an epoch, in the key of rows that are drawn for a look
 STATISTICS_ROWS = 2_048  # of a data set outside memory that mean and deviation are estimated from
 
@@ -153,10 +152,9 @@ class DataModule(pl.LightningDataModule, ABC):
             self.warnings += score_warnings(inputs, targets, rows, columns, self.target_kind)
 
     def _transformed(self, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
-        """The data sets with their images transformed; the shape becomes that of the result."""
+        """Transform images, and set the shape of the result."""
         if self.transforms:
-            datasets = transform(datasets, self.transforms)
-            self.input_shape = tuple(datasets["train"][0][0].shape)
+            datasets, self.input_shape = transform(datasets, self.transforms)
         return datasets
 
     def fit_splits(self) -> None:

@@ -1,4 +1,4 @@
-"""Refusal of splits whose images hold no information: every pixel of every image has one value."""
+"""Refuse splits whose images hold no information."""
 
 from collections.abc import Mapping
 
@@ -37,8 +37,8 @@ def _spread(count: int) -> torch.Tensor:
 def _shared_value(dataset: Dataset, rows: torch.Tensor) -> float | None:
     """Return the value that all pixels share; None at the first that differs."""
     value: torch.Tensor | None = None
-    for row in rows.tolist():
-        image = dataset[row][0]
+    for row in rows:
+        image = dataset[int(row)][0]
         value = image.flatten()[0] if value is None else value
         if not bool((image == value).all()):
             return None

@@ -7,6 +7,7 @@ import torch
 from iolaus.functional.keys import mix
 
 BUCKET = 64  # batches whose rows are sorted by length together
+BLOCK = 4_096  # rows that are read together
 SCALARS = 2**20  # of a long column that are looked at together
 
 

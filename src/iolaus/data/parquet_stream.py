@@ -72,7 +72,7 @@ class ParquetStream(ArrowStream):
         return found
 
     def _settle_columns(self, file: Path) -> None:
-        check_format(file)
+        parquet_columns(str(file))
         schema = needed("pyarrow.parquet", "parquet_stream").read_schema(file)
         self.columns = chosen(schema, self.columns, self.drop, self.target, str(file))
         self._types = {name: schema.field(name).type for name in (*self.columns, self.target)}
@@ -80,7 +80,7 @@ class ParquetStream(ArrowStream):
     def _check_schema(self, file: Path) -> None:
         """Refuse a file with other columns than the first."""
         assert self._types is not None
-        check_format(file)
+        parquet_columns(str(file))
         schema = needed("pyarrow.parquet", "parquet_stream").read_schema(file)
         for name, form in self._types.items():
             if name not in schema.names:
@@ -107,7 +107,7 @@ class ParquetStream(ArrowStream):
         if isinstance(source, str):
             raise UserError("predict: give a Parquet file; a text is none")
         try:
-            check_format(source)
+            parquet_columns(str(source))
             schema = needed("pyarrow.parquet", "parquet_stream").read_schema(source)
             if absent := [name for name in self.columns or [] if name not in schema.names]:
                 raise UserError(f"{source} has no column {absent[0]!r}{did_you_mean(absent[0], schema.names)}")
@@ -167,11 +167,6 @@ class ParquetReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_footers": {}}
-
-
-def check_format(file: Path) -> None:
-    """Refuse what is no Parquet file, or cannot be read."""
-    parquet_columns(str(file))
 
 
 def unreadable(file: Path, error: Exception, part: str = "") -> UserError:

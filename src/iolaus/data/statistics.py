@@ -1,8 +1,8 @@
-"""Mean and deviation of a training split, by which inputs and targets are standardised."""
+"""Mean and deviation by which inputs and targets are standardised."""
 
 import torch
 
-BLOCK = 4_096  # rows that are read together
+from iolaus.data.order import BLOCK
 
 
 def mean_and_deviation(

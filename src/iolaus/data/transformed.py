@@ -1,4 +1,4 @@
-"""Data sets whose images are transformed when they are read, and with them targets that are images."""
+"""Fixed transforms of images, and of targets that are images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,17 +8,19 @@ from torch.utils.data import Dataset, TensorDataset
 
 from iolaus.augment.base import is_spatial
 from iolaus.augment.transforms import apply_to_both, composed
+from iolaus.data.order import BLOCK
 from iolaus.errors import UserError
 
-BLOCK = 4_096  # images that are transformed together
 
-
-def transform(datasets: Mapping[str, Dataset], transforms: Sequence[Any]) -> dict[str, Dataset]:
+def transform(datasets: Mapping[str, Dataset], transforms: Sequence[Any]) -> tuple[dict[str, Dataset], tuple[int, ...]]:
     """Transform the images of data sets, at once where they are in memory.
 
     Args:
         datasets: by split.
         transforms: as augment.transforms takes them, without random ones.
+
+    Returns:
+        the data sets, and the shape of a transformed image.
 
     Raises:
         UserError: for a transform that does not fit the images.
@@ -29,14 +31,13 @@ def transform(datasets: Mapping[str, Dataset], transforms: Sequence[Any]) -> dic
             name: _transformed_tensors(d, apply) if isinstance(d, TensorDataset) else Transformed(d, apply)
             for name, d in datasets.items()
         }
-        done["train"][0][0]
+        return done, tuple(done["train"][0][0].shape)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"data.{' '.join(str(error).split())[:300]}") from error
-    return done
 
 
 class Transformed(Dataset):
-    """A data set outside memory whose images are transformed when they are asked for, and with them targets that are images."""
+    """Data set outside memory that transforms images, and targets that are images, when they are read."""
 
     def __init__(self, dataset: Dataset, apply: Callable[..., Any]):
         self.dataset = dataset

@@ -17,8 +17,8 @@ class EveryValue(FileLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        head = "" if self.path.exists() and self.path.stat().st_size else "step,name,value\n"
-        append(self.path, head + "".join(f"{step},{name},{float(v)!r}\n" for name, v in metrics.items()))
+        lines = (f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
+        append(self.path, "".join(lines), header="step,name,value\n")
 
     def written(self) -> dict[str, int]:
         """Bytes written so far."""
