@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only as lightnings
 
 from iolaus import supervise
-from iolaus.launch import OWN_FULL_ERROR, _friendly, launch
+from iolaus.launch import OWN_FULL_ERROR, _translate_flags, launch
 from iolaus.sweep import jobs
 from iolaus.task.base import Task
 
@@ -64,7 +64,7 @@ def test_processes_are_as_quiet_as_the_first_one(monkeypatch):
     """Their words are those that were typed; -q is none of these, which a sweep compares."""
     monkeypatch.setattr(jobs, "typed", ["data=iris", "output_dir=run"])
     for flags in ([], ["-q"]):
-        monkeypatch.setattr(sys, "argv", _friendly(["train.py", *flags, *jobs.typed]))
+        monkeypatch.setattr(sys, "argv", _translate_flags(["train.py", *flags, *jobs.typed]))
         command = supervise._command(OmegaConf.create({}), [], [])
         assert command == [sys.executable, "train.py", *flags, "data=iris"]
 

@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one process trains in it, and nothing of something else is written over."""
+"""Lock a run's folder, and protect the files of others in it."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""The jobs of a command as composed, checked configurations; what is wrong is told at once, in one message."""
+"""Compose and check every job of a command, and report all errors at once."""
 
 import argparse
 import contextlib

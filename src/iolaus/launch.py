@@ -1,4 +1,4 @@
-"""The start of a command: its words put in order, every job composed and checked, then `hydra.main`."""
+"""Start a command: translate its overrides, check every job, then call `hydra.main`."""
 
 import atexit
 import inspect
@@ -41,7 +41,7 @@ VERBOSITY = {"verbose=0": ["-q"], "verbose=1": [], "verbose=2": ["-v"]}  # words
 def launch(main: Callable[[DictConfig], Any]) -> None:
     """Run `main` on the composed settings, once or as a sweep: `hydra.main` with every job checked first.
 
-    `resume=RUN` goes on with a run instead, and so does a job that SLURM has queued again. The user's mistakes are told in one message.
+    `resume=RUN` goes on with a run instead, and so does a job that SLURM has queued again. All mistakes are printed in one message.
     Exit codes: 0 done; 1 refused or failed; 128 and the signal's number when one stopped it. `-v` or HYDRA_FULL_ERROR=1 shows
     tracebacks.
 
@@ -53,7 +53,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     quiet = "-q" in sys.argv
     verbose = "-v" in sys.argv or (os.environ.get("HYDRA_FULL_ERROR") == "1" and OWN_FULL_ERROR not in os.environ)
     sys.path.append(os.getcwd())  # the user's own packages
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are told here
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, so that errors are printed here
     os.environ.pop(OWN_FULL_ERROR, None)
     if not verbose:
         os.environ[OWN_FULL_ERROR] = "1"  # processes that this one starts tell as it does
@@ -63,7 +63,7 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
     def job(config: DictConfig) -> Any:
         try:
             if slurm.goes_on(Path(config.output_dir)):
-                return _go_on(config)
+                return _resume_requeued_job(config)
             normalize(config)
             check_job(config)
             for line in find_replaced(HydraConfig.get(), config):
@@ -81,8 +81,10 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
             sys.exit(130)
 
     try:
-        sys.argv = _going_on(_friendly(_placed(_begun(sys.argv))))
-        if (earlier := _earlier(sys.argv)) is not None:
+        sys.argv = _reuse_unfinished_sweep(
+            _translate_flags(_isolate_nonzero_rank_output(_expand_resumed_sweep(sys.argv)))
+        )
+        if (earlier := _parse_resume_request(sys.argv)) is not None:
             resume(*earlier, quiet)
             return
         wants_tree = "--tree" in sys.argv
@@ -110,8 +112,8 @@ def launch(main: Callable[[DictConfig], Any]) -> None:
         sys.exit(130)
 
 
-def _go_on(config: DictConfig) -> float | None:
-    """Inside a job of submitit that was queued again: go on with its run."""
+def _resume_requeued_job(config: DictConfig) -> float | None:
+    """Resume the run of a job that submitit has queued again."""
     settings, job = prepare(Path(config.output_dir), [], list(config.get("allow") or []))
     import_lightning()
     from iolaus.train import train
@@ -119,8 +121,8 @@ def _go_on(config: DictConfig) -> float | None:
     return train(settings, job)
 
 
-def _placed(argv: list[str]) -> list[str]:
-    """Of several processes that train together the first has the run's folder, and the others nothing to write.
+def _isolate_nonzero_rank_output(argv: list[str]) -> list[str]:
+    """Give non-zero ranks a temporary output directory.
 
     Raises:
         UserError: for a sweep, whose jobs start processes of their own.
@@ -140,8 +142,8 @@ def _placed(argv: list[str]) -> list[str]:
     ]
 
 
-def _earlier(argv: list[str]) -> tuple[Path, list[str], list[str]] | None:
-    """The run to go on with, the settings to change, and the packages allowed; None for a run of its own."""
+def _parse_resume_request(argv: list[str]) -> tuple[Path, list[str], list[str]] | None:
+    """Return the run to resume, its new overrides and the allowed packages; None for a new run."""
     words = argv[1:]
     named = _values(words, "resume")
     folder = Path(named[-1]) if named else slurm.earlier_run()
@@ -157,13 +159,13 @@ def _earlier(argv: list[str]) -> tuple[Path, list[str], list[str]] | None:
 
 
 def _values(words: Iterable[str], key: str) -> list[str]:
-    """Return what words of a command say for a key that is not Hydra's, without quotes and with the home folder."""
+    """Return the values of an override, without quotes and with `~` expanded."""
     texts = [word.partition("=")[2].strip("'\"") for word in words if word.startswith(f"{key}=")]
     return [os.path.expanduser(text) for text in texts]
 
 
 def _message(error: Exception, verbose: bool) -> str:
-    """What the user is told; the traceback on request."""
+    """Return the message of an error, after its traceback if `verbose`."""
     text = (
         f"output_dir: {error.filename}: {error.strerror}"
         if isinstance(error, OSError) and error.filename
@@ -172,8 +174,8 @@ def _message(error: Exception, verbose: bool) -> str:
     return "".join(traceback.format_exception(error)) + text if verbose else text
 
 
-def _friendly(argv: list[str]) -> list[str]:
-    """`-v`, `-q` and `--info` are ours and not Hydra's; `output_dir=X` chooses the run's folder, which Hydra calls hydra.run.dir."""
+def _translate_flags(argv: list[str]) -> list[str]:
+    """Translate our flags and `output_dir=FOLDER` to what Hydra understands."""
     words = ["stages=[info]" if a == "--info" else a for a in argv if a not in ("-v", "-q")]
     words += [f"hydra.{part}.handlers.console.level={RESULT}" for part in LOGGING if "-q" in argv]
     place = "hydra.sweep.dir" if {"-m", "--multirun"} & set(words) else "hydra.run.dir"
@@ -194,8 +196,8 @@ def _friendly(argv: list[str]) -> list[str]:
     return words
 
 
-def _begun(argv: list[str]) -> list[str]:
-    """The words of the command; of `resume=SWEEP` those that the sweep was begun with, in its folder."""
+def _expand_resumed_sweep(argv: list[str]) -> list[str]:
+    """Replace `resume=SWEEP` by the command that started the sweep, in its folder."""
     named = _values(argv[1:], "resume")
     if "" in named:
         raise UserError("resume: must name a run's folder, or a sweep's, as in resume=outputs/my_run")
@@ -208,8 +210,8 @@ def _begun(argv: list[str]) -> list[str]:
     return [argv[0], *(word for word in jobs.typed if not word.startswith("output_dir=")), f"output_dir={named[-1]}"]
 
 
-def _going_on(argv: list[str]) -> list[str]:
-    """The words of a sweep, with the folder of an earlier one that the same words began and that has jobs left to do."""
+def _reuse_unfinished_sweep(argv: list[str]) -> list[str]:
+    """Append the directory of the newest unfinished sweep that the same command started."""
     is_placed = any(word.startswith("hydra.sweep.dir=") for word in argv)
     if is_placed or not {"-m", "--multirun"} & set(argv) or (folder := jobs.unfinished(jobs.typed)) is None:
         return argv

@@ -29,7 +29,7 @@ class LogFile(logging.FileHandler):
         super().__init__(filename, encoding=encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Note a file that cannot be written; every other error is told."""
+        """Note a file that cannot be written, and print every other error."""
         error = sys.exc_info()[1]
         if error is not None and is_of_disk(error):
             unwritten.note(self.baseFilename, error)
